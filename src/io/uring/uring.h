@@ -1,0 +1,16 @@
+/* Seam 1 by io_uring: the real machine. */
+#ifndef SL_IO_URING_URING_H
+#define SL_IO_URING_URING_H
+
+#include "io/io.h"
+
+struct sl_uring_config {
+    unsigned entries; /* submission queue; 0 = 1024 */
+};
+
+/* -ENOSYS or -EPERM: the kernel has no io_uring or forbids it; -ENOMEM: the memlock limit is too low.
+ * Needs Linux 6.1 (single issuer, deferred task work); created on any thread, but used on the thread that
+ * runs the reactor only (the ring is enabled there at first use). */
+int sl_uring_create(const struct sl_uring_config *config, struct sl_io **io);
+
+#endif
