@@ -1,0 +1,69 @@
+/*
+ * The storage target: admits requests from gateways, moves payload one-sidedly, checks CRCs, drives the
+ * backend. One struct sl_target a reactor; a struct sl_storage is shared by the reactors of the process and
+ * is immutable after open, but for the shards, each of which belongs to one reactor.
+ *
+ *   received ─► admit ─► payload in (in-capsule | READ | mapped) ─► range lock ─► backend ─► CRC ─► reply
+ *
+ * Offset ─► reactor: shards of SL_SHARD_BYTES go round-robin over the reactors of the process; a request for
+ * another reactor's shard is answered SL_STATUS_MOVED. One request never crosses a shard boundary.
+ */
+#ifndef SL_TARGET_TARGET_H
+#define SL_TARGET_TARGET_H
+
+#include "fabric/fabric.h"
+
+/* As a chunk of the coming store: 16 MiB. */
+#define SL_SHARD_BYTES (16 * SL_MIB)
+
+struct sl_storage;
+struct sl_target;
+
+struct sl_storage_config {
+    const char *spec;      /* "mem:SIZE", "file:PATH", "PATH" of a block device */
+    uint64_t size_bytes;   /* 0 = all; more than the file has: -ENOSPC */
+    unsigned reactor_count;
+    bool read_only;
+    bool checksums;        /* default on; off only to measure */
+    bool durable_writes;   /* RWF_DSYNC: default on; off: durable at flush (mem: no matter) */
+    bool buffered;         /* tests on file systems without O_DIRECT */
+    bool hugepages;
+};
+
+struct sl_storage_info {
+    uint64_t capacity_bytes;
+    uint8_t storage_id[16];
+    bool read_only;
+};
+
+/* Parses, checks and locks the storage; at start, on any thread. Errors are explained in `error` (what was
+ * wrong, the limit, what to do). -EINVAL (spec), -ENOENT, -EACCES, -EROFS, -EWOULDBLOCK, -ENOSPC, … */
+int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **storage,
+                    char *error, size_t error_bytes);
+const struct sl_storage_info *sl_storage_info(const struct sl_storage *storage);
+/* After every target of it was destroyed: saves the checksums, gives the lock back. Takes NULL. */
+void sl_storage_close(struct sl_storage *storage);
+
+struct sl_target_statistics {
+    uint64_t read_count, read_bytes, write_count, write_bytes, flush_count, discard_count;
+    uint64_t error_count, checksum_error_count, moved_count, inflight_count;
+    struct sl_copy_counters copies;
+};
+
+/* On the reactor `reactor_index` of the storage's reactors. Borrows io, memory and storage. */
+int sl_target_create(struct sl_storage *storage, unsigned reactor_index, struct sl_io *io,
+                     struct sl_memory *memory, struct sl_target **target);
+/* No request may be in flight (drain the fabric first). Takes NULL. */
+void sl_target_destroy(struct sl_target *target);
+void sl_target_statistics(const struct sl_target *target, struct sl_target_statistics *statistics);
+
+/* For sl_fabric_listen(); the listener owner is the struct sl_target of that reactor. */
+extern const struct sl_connection_handlers sl_target_connection_handlers;
+
+/* One I/O on memory that this process can reach (a gateway in the same process; mapped client memory):
+ * spans lie in regions of this reactor's memory or have region NULL. 0 or negative errno: -EINVAL
+ * (misaligned, zero, crosses a shard), -ERANGE, -SL_E_MOVED, -SL_E_CHECKSUM, -EIO, -ENOSPC, -EROFS. */
+int sl_target_execute_co(struct sl_target *target, enum sl_io_opcode opcode, uint64_t offset_bytes,
+                         const struct sl_span *spans, unsigned span_count, uint32_t length_bytes);
+
+#endif
