@@ -49,7 +49,7 @@ struct sl_disk_info {
 };
 
 struct sl_disk_op {
-    struct sl_wait wait; /* result: bytes moved, or negative errno */
+    struct sl_wait wait; /* result: length_bytes, or negative errno */
     struct sl_list node; /* the engine's */
     struct sl_disk *disk;
     enum sl_disk_opcode opcode;
@@ -103,7 +103,9 @@ int sl_listener_accept_co(struct sl_listener *listener, char *peer, struct sl_st
 void sl_listener_shutdown(struct sl_listener *listener);
 void sl_listener_close(struct sl_listener *listener);
 
-/* -ETIMEDOUT, -ECONNREFUSED, -ENETUNREACH, … Sets TCP_NODELAY. */
+/* -ETIMEDOUT, -ECONNREFUSED, -ENETUNREACH, -EHOSTUNREACH (also: no such host), -EINVAL (bad address), …
+ * `deadline_ns` UINT64_MAX = none. Sets TCP_NODELAY. Numeric hosts never block the reactor; a host name does,
+ * in the system's resolver: use it at start, or give numbers. */
 int sl_stream_connect_co(struct sl_io *io, const char *address, uint64_t deadline_ns,
                          struct sl_stream **stream);
 /* > 0 bytes received, 0 at the end of the stream, or negative errno. One receive call. */
@@ -117,7 +119,8 @@ int sl_stream_send_co(struct sl_stream *stream, const struct iovec *pieces, unsi
 void sl_stream_shutdown(struct sl_stream *stream);
 /* No operation may be pending. Takes NULL. */
 void sl_stream_close(struct sl_stream *stream);
-/* To give a stream to another reactor: no operation pending; `handle` is adopted there (any thread). */
+/* To give a stream to another reactor: no operation pending; detach answers the handle (a descriptor) and
+ * frees the stream; adopt takes the handle, also on error, on the other reactor's thread. */
 int sl_stream_detach(struct sl_stream *stream);
 int sl_stream_adopt(struct sl_io *io, int handle, struct sl_stream **stream);
 
@@ -141,8 +144,11 @@ const struct sl_reactor_engine *sl_io_engine(struct sl_io *io);
 /* After sl_reactor_create(): coroutines that wait here are woken on it. */
 void sl_io_bind(struct sl_io *io, struct sl_reactor *reactor);
 struct sl_reactor *sl_io_reactor(struct sl_io *io);
-/* Registers regions as fixed buffers as they come; optional. */
+/* Registers regions as fixed buffers as they come; optional, one memory an io: -EEXIST. The memory must
+ * outlive the io. A region that cannot be registered (memlock limit) is used unregistered; logged once. */
 int sl_io_register_memory(struct sl_io *io, struct sl_memory *memory);
+/* Cancels what is outstanding and waits for its end; no coroutine may wait for any of it. After the reactor
+ * was destroyed. On the thread that ran the reactor, or on any once nothing is outstanding. Takes NULL. */
 void sl_io_destroy(struct sl_io *io);
 
 #endif

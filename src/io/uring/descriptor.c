@@ -1,0 +1,149 @@
+/*
+ * Descriptors: one-shot waits of coroutines, and doorbells, which ring a function.
+ *
+ * A wait is over when its poll's completion has been reaped, also after a time-out or a
+ * cancellation, so the poll may lie on the coroutine's stack. A doorbell is freed at its poll's
+ * last completion. Doorbells are shared with processes that we do not trust: reading one never
+ * blocks, whatever the other side did to the counter. Owner: the io's reactor.
+ */
+#include "io/uring/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+struct descriptor_wait {
+    struct uring_wait_op wait_op;
+    struct sl_list node;
+    int descriptor;
+    bool canceled;
+};
+
+struct uring_doorbell {
+    struct sl_doorbell doorbell;
+    struct uring_op op;
+    struct sl_list node;
+    int descriptor;
+    bool closing;
+    void (*ring)(void *argument);
+    void *argument;
+};
+
+int uring_descriptor_wait_co(struct sl_io *io, int descriptor, short events, uint64_t deadline_ns)
+{
+    struct sl_uring *uring = uring_of(io);
+    struct descriptor_wait wait = {.descriptor = descriptor};
+    uring_wait_op_init(&wait.wait_op);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    io_uring_prep_poll_add(sqe, descriptor, (unsigned short)events);
+    uring_queue(uring, sqe, &wait.wait_op.op);
+    sl_list_append(&uring->descriptor_waits, &wait.node);
+    int result = uring_wait_op_co(uring, &wait.wait_op, deadline_ns);
+    sl_list_remove(&wait.node);
+    if (wait.canceled)
+        return -ECANCELED;
+    return result;
+}
+
+void uring_descriptor_cancel(struct sl_io *io, int descriptor)
+{
+    struct sl_uring *uring = uring_of(io);
+    sl_list_for_each(node, &uring->descriptor_waits)
+    {
+        struct descriptor_wait *wait = sl_list_entry(node, struct descriptor_wait, node);
+        if (wait->descriptor != descriptor || wait->canceled)
+            continue;
+        wait->canceled = true;
+        if (!wait->wait_op.wait.done)
+            uring_cancel(uring, &wait->wait_op.op);
+    }
+}
+
+static void doorbell_arm(struct uring_doorbell *doorbell)
+{
+    struct sl_uring *uring = uring_of(doorbell->doorbell.io);
+    struct io_uring_sqe *sqe = uring_sqe(uring);
+    io_uring_prep_poll_multishot(sqe, doorbell->descriptor, POLLIN);
+    uring_queue(uring, sqe, &doorbell->op);
+}
+
+/* Empties the counter; another reader may have been faster. */
+static void doorbell_drain(struct uring_doorbell *doorbell)
+{
+    uint64_t count;
+    struct iovec piece = {&count, sizeof(count)};
+    (void)preadv2(doorbell->descriptor, &piece, 1, -1, RWF_NOWAIT);
+}
+
+static void doorbell_free(struct uring_doorbell *doorbell)
+{
+    sl_list_remove(&doorbell->node);
+    free(doorbell);
+}
+
+static void doorbell_complete(struct uring_op *op, int32_t result, uint32_t flags)
+{
+    struct uring_doorbell *doorbell = sl_container_of(op, struct uring_doorbell, op);
+    bool last = (flags & IORING_CQE_F_MORE) == 0;
+    if (doorbell->closing) {
+        if (last)
+            doorbell_free(doorbell);
+        return;
+    }
+    /* An error here is the ring being destroyed under it. */
+    if (result < 0)
+        return;
+    if (last)
+        doorbell_arm(doorbell);
+    doorbell_drain(doorbell);
+    /* May destroy it: nothing after this. */
+    doorbell->ring(doorbell->argument);
+}
+
+int uring_doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *argument),
+                          void *argument, struct sl_doorbell **doorbell)
+{
+    struct uring_doorbell *uring_doorbell = calloc(1, sizeof(*uring_doorbell));
+    int flags = fcntl(eventfd, F_GETFL);
+    if (uring_doorbell == NULL || flags < 0) {
+        int error = uring_doorbell == NULL ? -ENOMEM : -errno;
+        free(uring_doorbell);
+        close(eventfd);
+        return error;
+    }
+    *uring_doorbell = (struct uring_doorbell){
+        .doorbell.io = io,
+        .op.complete = doorbell_complete,
+        .descriptor = eventfd,
+        .ring = ring,
+        .argument = argument,
+    };
+    sl_list_append(&uring_of(io)->doorbells, &uring_doorbell->node);
+    doorbell_arm(uring_doorbell);
+    *doorbell = &uring_doorbell->doorbell;
+    return 0;
+}
+
+void uring_doorbell_destroy(struct sl_doorbell *doorbell)
+{
+    struct uring_doorbell *uring_doorbell =
+        sl_container_of(doorbell, struct uring_doorbell, doorbell);
+    uring_doorbell->closing = true;
+    uring_cancel(uring_of(doorbell->io), &uring_doorbell->op);
+    /* The poll holds the file itself until it ends. */
+    close(uring_doorbell->descriptor);
+}
+
+void uring_doorbells_fini(struct sl_uring *uring)
+{
+    sl_list_for_each(node, &uring->doorbells)
+    {
+        struct uring_doorbell *doorbell = sl_list_entry(node, struct uring_doorbell, node);
+        if (!doorbell->closing)
+            close(doorbell->descriptor);
+        doorbell_free(doorbell);
+    }
+}
