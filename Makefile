@@ -1,0 +1,55 @@
+# The front door; Meson does the work. Each target first installs the Debian packages it needs (scripts/deps).
+
+BUILD ?= build
+# Suites whose tests cross threads: these run under ThreadSanitizer too.
+TSAN_SUITES ?= core io system
+# Seconds a fuzzer.
+FUZZ_SECONDS ?= 20
+export TSAN_SUITES FUZZ_SECONDS
+
+.PHONY: all build demo test bench lint fuzz soak format clean help deps-build deps-test deps-bench \
+	deps-lint deps-fuzz
+
+all: build
+
+build: deps-build ## builds the programs (build/src)
+	@test -f $(BUILD)/build.ninja || CC=$${CC:-gcc} meson setup $(BUILD) -Dtests=$$(pkg-config --exists cmocka && echo true || echo false)
+	@ninja -C $(BUILD)
+
+demo: deps-test build ## two targets, a gateway, two initiators: real data there and back, verified
+	@scripts/demo
+
+test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line that sums them up
+	@scripts/test
+
+bench: deps-bench build ## measures beside fio and plain sockets
+	@scripts/bench
+
+lint: deps-lint ## layout, layers, coroutines, copies, sizes, documents
+	@scripts/lint
+
+fuzz: deps-fuzz ## every fuzzer for FUZZ_SECONDS
+	@scripts/fuzz
+
+soak: deps-test build ## the long runs
+	@scripts/soak
+
+format: deps-lint ## lays out every C file
+	@git ls-files -z --cached --others --exclude-standard '*.c' '*.h' ':!tests/lint/' | xargs -0 -r clang-format -i
+
+clean: ## removes what was built
+	rm -rf build build-*
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+deps-build:
+	@scripts/deps build
+deps-test:
+	@scripts/deps build test
+deps-bench:
+	@scripts/deps build test bench
+deps-lint:
+	@scripts/deps lint
+deps-fuzz:
+	@scripts/deps build fuzz

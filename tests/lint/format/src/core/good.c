@@ -1,0 +1,5 @@
+/* Laid out as it should be. */
+int sl_good(int a)
+{
+    return a;
+}

@@ -1,0 +1,5 @@
+/* Laid out by hand. */
+int sl_wide( int a )
+{
+  return a ;
+}

@@ -1,0 +1,3 @@
+/* Public headers are closed. */
+#include "sluice/types.h"
+#include "core/base.h"

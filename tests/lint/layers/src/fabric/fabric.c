@@ -1,0 +1,2 @@
+/* Common: does not know which links there are. */
+#include "fabric/tcp/tcp.h"

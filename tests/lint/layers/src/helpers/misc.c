@@ -1,0 +1,2 @@
+/* A folder that nobody drew. */
+#include "core/base.h"

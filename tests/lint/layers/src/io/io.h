@@ -1,0 +1,2 @@
+/* Seam 1. */
+#include "mem/memory.h"

@@ -1,0 +1,3 @@
+/* Pure: no I/O. */
+#include "core/base.h"
+#include "io/io.h"

@@ -1,0 +1,1 @@
+/* In a folder without a README. */

@@ -1,0 +1,1 @@
+/* Of a subfolder the name is enough. */

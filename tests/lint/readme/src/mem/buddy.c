@@ -1,0 +1,1 @@
+/* In a folder whose README does not know it. */
