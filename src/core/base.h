@@ -23,8 +23,8 @@
 #define SL_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define SL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-#define sl_container_of(pointer, type, member) \
-    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+#define sl_container_of(pointer, type, member)                                                     \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 #define SL_COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -32,10 +32,10 @@
 #define sl_max(a, b) ((a) > (b) ? (a) : (b))
 
 /* A broken invariant ends the process in every build (STYLE 19). Never used on outside input. */
-#define SL_ASSERT(condition) \
-    do { \
-        if (SL_UNLIKELY(!(condition))) \
-            sl_assert_fail(#condition, __FILE__, __LINE__, __func__); \
+#define SL_ASSERT(condition)                                                                       \
+    do {                                                                                           \
+        if (SL_UNLIKELY(!(condition)))                                                             \
+            sl_assert_fail(#condition, __FILE__, __LINE__, __func__);                              \
     } while (0)
 
 _Noreturn void sl_assert_fail(const char *condition, const char *file, int line,

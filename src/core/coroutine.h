@@ -9,8 +9,8 @@
  *                     ▲                       │
  *                     └─ sl_wait_wake ◄─ SUSPENDED (sl_wait_co, sl_yield_co, sl_sleep_co)
  *
- * Context switch: Boost.Context's make_fcontext/jump_fcontext. Stacks have a guard page below and come
- * from a per-reactor pool. ASan, TSan and valgrind are told of every switch.
+ * Context switch: Boost.Context's make_fcontext/jump_fcontext. Stacks have a guard page below and
+ * come from a per-reactor pool. ASan, TSan and valgrind are told of every switch.
  */
 #ifndef SL_CORE_COROUTINE_H
 #define SL_CORE_COROUTINE_H
@@ -46,8 +46,9 @@ static inline void sl_wait_init(struct sl_wait *wait)
 /* Suspends until sl_wait_wake() and answers its result. At once if it was woken already. */
 int64_t sl_wait_co(struct sl_wait *wait);
 
-/* As sl_wait_co(), but gives up at `deadline_ns` (reactor clock): answers true if woken. After false
- * the wait is armed no more and may be waited for again; what it stands for goes on (STYLE 15). */
+/* As sl_wait_co(), but gives up at `deadline_ns` (reactor clock): answers true if woken. After
+ * false the wait is armed no more and may be waited for again; what it stands for goes on (STYLE
+ * 15). */
 bool sl_wait_until_co(struct sl_wait *wait, uint64_t deadline_ns);
 
 /* Same thread as the waiter. Waking twice is a broken invariant. */

@@ -1,4 +1,5 @@
-/* CRC32C (Castagnoli, RFC 3720 §12.1) by ISA-L. A block of zeroes of 4 KiB has SL_CRC32C_ZERO_BLOCK. */
+/* CRC32C (Castagnoli, RFC 3720 §12.1) by ISA-L. A block of zeroes of 4 KiB has
+ * SL_CRC32C_ZERO_BLOCK. */
 #ifndef SL_CORE_CRC32C_H
 #define SL_CORE_CRC32C_H
 

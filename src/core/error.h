@@ -1,6 +1,6 @@
 /*
- * Errors are 0 or a negative errno (STYLE 19). What errno has no word for stands above 4096, so that
- * it can never be mistaken for a kernel's answer.
+ * Errors are 0 or a negative errno (STYLE 19). What errno has no word for stands above 4096, so
+ * that it can never be mistaken for a kernel's answer.
  */
 #ifndef SL_CORE_ERROR_H
 #define SL_CORE_ERROR_H

@@ -1,4 +1,5 @@
-/* A latency histogram: log-linear buckets, 1.6% wide (64 a power of two), 0 ns to 1 h. No allocation. */
+/* A latency histogram: log-linear buckets, 1.6% wide (64 a power of two), 0 ns to 1 h. No
+ * allocation. */
 #ifndef SL_CORE_HISTOGRAM_H
 #define SL_CORE_HISTOGRAM_H
 

@@ -1,4 +1,5 @@
-/* An intrusive doubly linked list with a sentinel. Not thread-safe: a list belongs to one reactor. */
+/* An intrusive doubly linked list with a sentinel. Not thread-safe: a list belongs to one reactor.
+ */
 #ifndef SL_CORE_LIST_H
 #define SL_CORE_LIST_H
 
@@ -76,8 +77,8 @@ static inline void sl_list_splice(struct sl_list *to, struct sl_list *from)
 #define sl_list_entry(node, type, member) sl_container_of(node, type, member)
 
 /* Safe against removal of the current node. */
-#define sl_list_for_each(node, list) \
-    for (struct sl_list *node = (list)->next, *node##_next = node->next; node != (list); \
+#define sl_list_for_each(node, list)                                                               \
+    for (struct sl_list *node = (list)->next, *node##_next = node->next; node != (list);           \
          node = node##_next, node##_next = node->next)
 
 #endif

@@ -1,7 +1,8 @@
 /*
- * The log: lines on standard error, `2026-11-21T05:44:34.123Z ERROR target: …`. An error is logged once,
- * where it is consumed: operation, object, value, limit, errno name, what to do next (STYLE 21).
- * Thread-safe (one write(2) a line). Repeats of one call site beyond 10 a second are counted, not printed.
+ * The log: lines on standard error, `2026-11-21T05:44:34.123Z ERROR target: …`. An error is logged
+ * once, where it is consumed: operation, object, value, limit, errno name, what to do next (STYLE
+ * 21). Thread-safe (one write(2) a line). Repeats of one call site beyond 10 a second are counted,
+ * not printed.
  */
 #ifndef SL_CORE_LOG_H
 #define SL_CORE_LOG_H
@@ -25,11 +26,11 @@ __attribute__((format(printf, 4, 5))) void sl_log_line(struct sl_log_site *site,
                                                        enum sl_log_level level, const char *module,
                                                        const char *format, ...);
 
-#define sl_log(level, module, ...) \
-    do { \
-        static struct sl_log_site sl_log_site_; \
-        if (sl_log_enabled(level)) \
-            sl_log_line(&sl_log_site_, level, module, __VA_ARGS__); \
+#define sl_log(level, module, ...)                                                                 \
+    do {                                                                                           \
+        static struct sl_log_site sl_log_site_;                                                    \
+        if (sl_log_enabled(level))                                                                 \
+            sl_log_line(&sl_log_site_, level, module, __VA_ARGS__);                                \
     } while (0)
 
 #define sl_log_error(module, ...) sl_log(SL_LOG_ERROR, module, __VA_ARGS__)

@@ -2,14 +2,15 @@
  * A reactor: one thread's loop over mail, timers, pollers and coroutines. Shared nothing: work for
  * another reactor is a mail to it.
  *
- * The reactor itself knows no system call. Its engine (src/io/uring or the simulator) tells the time,
- * completes I/O and sleeps, so the same loop runs under virtual time.
+ * The reactor itself knows no system call. Its engine (src/io/uring or the simulator) tells the
+ * time, completes I/O and sleeps, so the same loop runs under virtual time.
  *
- * One turn (sl_reactor_step):  mail → timers → engine completions → pollers → ready coroutines → engine submit
+ * One turn (sl_reactor_step):  mail → timers → engine completions → pollers → ready coroutines →
+ * engine submit
  *
- * Adaptive polling: after `spin_ns` without work the reactor arms every poller (a poller that finds work
- * while arming cancels the sleep), then sleeps in the engine until a completion, a notify or the next
- * timer. With `poll_always` it never sleeps.
+ * Adaptive polling: after `spin_ns` without work the reactor arms every poller (a poller that finds
+ * work while arming cancels the sleep), then sleeps in the engine until a completion, a notify or
+ * the next timer. With `poll_always` it never sleeps.
  */
 #ifndef SL_CORE_REACTOR_H
 #define SL_CORE_REACTOR_H
@@ -26,7 +27,8 @@ struct sl_reactor_engine {
     void *engine;
     /* Monotonic nanoseconds (real: CLOCK_MONOTONIC; simulated: virtual). */
     uint64_t (*now_ns)(void *engine);
-    /* Submits what was queued and reaps completions without blocking; answers how many were handled. */
+    /* Submits what was queued and reaps completions without blocking; answers how many were
+     * handled. */
     unsigned (*poll)(void *engine);
     /* Submits what was queued, then blocks until a completion, notify() or the deadline
      * (UINT64_MAX = none). Handles what it reaps; answers how many. */
@@ -38,10 +40,10 @@ struct sl_reactor_engine {
 };
 
 struct sl_reactor_config {
-    unsigned index;   /* of this reactor in its process, from 0 */
-    int cpu;          /* sl_reactor_run() pins its thread to it; -1 = not pinned */
-    bool poll_always; /* never sleep */
-    uint64_t spin_ns; /* busy-poll this long without work before sleeping; 0 = the default */
+    unsigned index;       /* of this reactor in its process, from 0 */
+    int cpu;              /* sl_reactor_run() pins its thread to it; -1 = not pinned */
+    bool poll_always;     /* never sleep */
+    uint64_t spin_ns;     /* busy-poll this long without work before sleeping; 0 = the default */
     unsigned stack_bytes; /* of a coroutine; 0 = the default */
 };
 
@@ -58,14 +60,15 @@ struct sl_poller {
     struct sl_list node;
     /* Answers how much work was done. */
     unsigned (*poll)(struct sl_poller *poller);
-    /* Before a sleep: asks the other side for a wake-up (a doorbell), then looks again. False = work has
-     * come, do not sleep. NULL = needs no arming. */
+    /* Before a sleep: asks the other side for a wake-up (a doorbell), then looks again. False =
+     * work has come, do not sleep. NULL = needs no arming. */
     bool (*arm)(struct sl_poller *poller);
     /* After the sleep. NULL = nothing to do. */
     void (*disarm)(struct sl_poller *poller);
 };
 
-/* A message to a reactor: embedded in the sender's object, delivered once on the receiver's thread. */
+/* A message to a reactor: embedded in the sender's object, delivered once on the receiver's thread.
+ */
 struct sl_mail {
     struct sl_mail *next;
     void (*deliver)(struct sl_mail *mail);

@@ -1,0 +1,64 @@
+/* The inside of a reactor, for the files of src/core only. */
+#ifndef SL_CORE_REACTOR_PRIVATE_H
+#define SL_CORE_REACTOR_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "core/reactor.h"
+
+struct sl_co {
+    struct sl_list node; /* in the ready queue or the pool */
+    struct sl_reactor *reactor;
+    void *context; /* where it was suspended */
+    sl_co_fn fn;
+    void *argument;
+    void *mapping; /* guard page + stack */
+    size_t mapping_bytes;
+    uint8_t *stack_bottom; /* lowest usable byte */
+    size_t stack_bytes;
+    bool finished;
+    void *fake_stack; /* ASan */
+    void *fiber;      /* TSan */
+    unsigned valgrind_id;
+};
+
+struct sl_reactor {
+    struct sl_reactor_config config;
+    struct sl_reactor_engine engine;
+    uint64_t now_ns;
+
+    struct sl_list ready;  /* struct sl_co */
+    struct sl_list pooled; /* struct sl_co with a warm stack; last in, first out */
+    unsigned pooled_count;
+    struct sl_co *running;
+    void *loop_context; /* of the loop, while a coroutine runs */
+    void *loop_fake_stack;
+    const void *loop_stack_bottom;
+    size_t loop_stack_bytes;
+    void *loop_fiber;
+
+    struct sl_timer **timers; /* heap, 1-based */
+    size_t timer_count;
+    size_t timer_capacity;
+    uint64_t timer_order;
+
+    struct sl_list pollers;
+
+    /* Mail: a stack that senders push on, reversed by the receiver. */
+    _Atomic(struct sl_mail *) mail;
+    _Atomic bool
+        sleeping; /* set before the last look at mail, so that a sender sees it or is seen */
+    _Atomic bool stop;
+
+    struct sl_reactor_statistics statistics;
+};
+
+/* coroutine.c */
+unsigned sl_reactor_run_ready(struct sl_reactor *reactor);
+void sl_reactor_free_stacks(struct sl_reactor *reactor);
+/* timer.c */
+unsigned sl_reactor_fire_timers(struct sl_reactor *reactor);
+
+extern _Thread_local struct sl_reactor *sl_reactor_current;
+
+#endif
