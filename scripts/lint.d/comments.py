@@ -1,7 +1,7 @@
 """Public functions are explained in their header, and a file says first what it is for (STYLE: comments).
 
 A group of prototypes without a blank line between them may share one comment, above or among them; a comment that
-stands alone above the group counts.
+stands alone above the group counts. internal.h and private.h are the folder's own business.
 """
 import re
 
@@ -11,6 +11,8 @@ PROTOTYPE = re.compile(r"^(?!typedef\b|_Static_assert\b|#)[A-Za-z_][^;{}()]*?\b(
 
 def check(tree):
     for path in tree.select(".h", under="src/") + tree.select(".h", under="include/"):
+        if path.endswith(("/internal.h", "/private.h")):
+            continue
         text, code = tree.text(path), tree.code(path)
         for match in PROTOTYPE.finditer(code):
             # A line above that says nothing ends the group.

@@ -1,0 +1,3 @@
+/* Not public. */
+int sl_internal(int a);
+

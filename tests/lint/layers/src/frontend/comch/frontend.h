@@ -1,0 +1,3 @@
+/* Serves comch. */
+#include "comch/comch.h"
+#include "gateway/gateway.h"

@@ -1,0 +1,2 @@
+/* Serves another protocol. */
+#include "comch/comch.h"
