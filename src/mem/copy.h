@@ -1,6 +1,7 @@
 /*
- * The only way to copy payload (STYLE 17). Every copy has a reason and is counted; the counters are what
- * the programs print and what the benchmark proves. Copies of headers (capsules, records) are not payload.
+ * The only way to copy payload (STYLE 17). Every copy has a reason and is counted; the counters are
+ * what the programs print and what the benchmark proves. Copies of headers (capsules, records) are
+ * not payload.
  */
 #ifndef SL_MEM_COPY_H
 #define SL_MEM_COPY_H
@@ -10,11 +11,11 @@
 enum sl_copy_reason {
     SL_COPY_MEM_BACKEND, /* the `mem` backend is memory: its "medium" is reached by a copy */
     SL_COPY_STABILISE,   /* shm: a write's payload is taken from the client's memory once */
-    SL_COPY_LAND,        /* shm: a read of a replicated volume lands in ours, then in the client's */
-    SL_COPY_UNALIGNED,   /* client memory that the disk cannot address (not PRP-shaped) */
-    SL_COPY_WINDOW,      /* shm: READ or WRITE where the peer's memory is reached by the CPU */
-    SL_COPY_STREAM,      /* tcp: bytes that a batched receive took in before their place was known */
-    SL_COPY_CLIENT,      /* the initiator: filling and checking its own data */
+    SL_COPY_LAND,      /* shm: a read of a replicated volume lands in ours, then in the client's */
+    SL_COPY_UNALIGNED, /* client memory that the disk cannot address (not PRP-shaped) */
+    SL_COPY_WINDOW,    /* shm: READ or WRITE where the peer's memory is reached by the CPU */
+    SL_COPY_STREAM,    /* tcp: bytes that a batched receive took in before their place was known */
+    SL_COPY_CLIENT,    /* the initiator: filling and checking its own data */
     SL_COPY_REASON_COUNT,
 };
 

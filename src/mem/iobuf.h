@@ -1,6 +1,6 @@
 /*
- * A list of spans that can be cut, joined and shared without copying. Each span borrows foreign memory or
- * holds a reference on a buffer of ours. Owned by one reactor.
+ * A list of spans that can be cut, joined and shared without copying. Each span borrows foreign
+ * memory or holds a reference on a buffer of ours. Owned by one reactor.
  */
 #ifndef SL_MEM_IOBUF_H
 #define SL_MEM_IOBUF_H
@@ -33,9 +33,10 @@ int sl_iobuf_append_span(struct sl_iobuf *iobuf, struct sl_span span);
 int sl_iobuf_append_slice(struct sl_iobuf *iobuf, const struct sl_iobuf *from,
                           uint32_t offset_bytes, uint32_t length_bytes);
 
-/* NVMe PRP rules (NVMe Base 2.0 §4.1.1; docs/architecture.md "Alignment"): the first piece starts 4-byte
- * aligned and ends on a page boundary unless it is the last; middle pieces are whole pages; the last starts
- * on a page boundary unless it is the first; the total length is a multiple of 4. */
+/* NVMe PRP rules (NVMe Base 2.0 §4.1.1; docs/architecture.md "Alignment"): the first piece starts
+ * 4-byte aligned and ends on a page boundary unless it is the last; middle pieces are whole pages;
+ * the last starts on a page boundary unless it is the first; the total length is a multiple of 4.
+ */
 bool sl_iov_is_prp(const struct sl_span *spans, unsigned span_count);
 
 #endif

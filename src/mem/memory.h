@@ -1,12 +1,13 @@
 /*
- * A reactor's memory: arenas (regions of its own, grown on demand up to a limit) under a buddy allocator
- * from 4 KiB up, and buffers over it.
+ * A reactor's memory: arenas (regions of its own, grown on demand up to a limit) under a buddy
+ * allocator from 4 KiB up, and buffers over it.
  *
- *   sl_region (arena) ─► buddy (4 KiB … SL_BUFFER_BYTES_MAX) ─► struct sl_buf: refcounted span of pages
+ *   sl_region (arena) ─► buddy (4 KiB … SL_BUFFER_BYTES_MAX) ─► struct sl_buf: refcounted span of
+ * pages
  *
- * Running out makes requests wait (sl_buf_alloc_co), in order, not fail. Three reserves keep waiting from
- * deadlocking: what empties the system may use memory that what fills it may not.
- * All functions: the owning reactor's thread only.
+ * Running out makes requests wait (sl_buf_alloc_co), in order, not fail. Three reserves keep
+ * waiting from deadlocking: what empties the system may use memory that what fills it may not. All
+ * functions: the owning reactor's thread only.
  */
 #ifndef SL_MEM_MEMORY_H
 #define SL_MEM_MEMORY_H
@@ -16,7 +17,8 @@
 #include "mem/copy.h"
 #include "mem/region.h"
 
-/* One piece of I/O is at most 1 MiB (src/fabric/limits.h); 2 MiB leaves room for headers beside it. */
+/* One piece of I/O is at most 1 MiB (src/fabric/limits.h); 2 MiB leaves room for headers beside it.
+ */
 #define SL_BUFFER_BYTES_MAX (2 * SL_MIB)
 
 enum sl_memory_reserve {
@@ -27,10 +29,10 @@ enum sl_memory_reserve {
 };
 
 struct sl_memory_config {
-    size_t limit_bytes;  /* most that arenas may take; ≥ 4 MiB */
-    size_t arena_bytes;  /* growth step; 0 = 32 MiB or the limit, if less */
-    bool hugepages;      /* try 2 MiB pages */
-    int numa_node;       /* -1 = any */
+    size_t limit_bytes; /* most that arenas may take; ≥ 4 MiB */
+    size_t arena_bytes; /* growth step; 0 = 32 MiB or the limit, if less */
+    bool hugepages;     /* try 2 MiB pages */
+    int numa_node;      /* -1 = any */
 };
 
 struct sl_memory;
@@ -49,7 +51,7 @@ struct sl_buf {
 
 struct sl_memory_statistics {
     uint64_t limit_bytes;
-    uint64_t arena_bytes;        /* mapped */
+    uint64_t arena_bytes; /* mapped */
     uint64_t used_bytes;
     uint64_t free_bytes;         /* in arenas */
     uint64_t largest_free_bytes; /* outer fragmentation */
@@ -69,8 +71,9 @@ struct sl_region_set *sl_memory_regions(struct sl_memory *memory);
 struct sl_copy_counters *sl_memory_copies(struct sl_memory *memory);
 void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_statistics *statistics);
 
-/* `length_bytes` 1 … SL_BUFFER_BYTES_MAX, rounded up to 4 KiB: whole pages only are taken. Contents are
- * undefined. One reference for the caller. NULL: nothing free for this reserve, or others wait. */
+/* `length_bytes` 1 … SL_BUFFER_BYTES_MAX, rounded up to 4 KiB: whole pages only are taken. Contents
+ * are undefined. One reference for the caller. NULL: nothing free for this reserve, or others wait.
+ */
 struct sl_buf *sl_buf_alloc(struct sl_memory *memory, uint32_t length_bytes,
                             enum sl_memory_reserve reserve);
 /* Waits its turn instead. NULL only when the memory is being destroyed. */
@@ -85,10 +88,12 @@ static inline struct sl_buf *sl_buf_ref(struct sl_buf *buf)
 /* The last reference gives the pages back; it must not be lent. Takes NULL. */
 void sl_buf_unref(struct sl_buf *buf);
 
-/* Gives back the pages behind `length_bytes` (rounded up to 4 KiB). Only with one reference, not lent. */
+/* Gives back the pages behind `length_bytes` (rounded up to 4 KiB). Only with one reference, not
+ * lent. */
 void sl_buf_trim(struct sl_buf *buf, uint32_t length_bytes);
 
-/* Marks that a device or connection holds it; ASan builds poison it while it is lent for writing. */
+/* Marks that a device or connection holds it; ASan builds poison it while it is lent for writing.
+ */
 void sl_buf_lend(struct sl_buf *buf);
 void sl_buf_return(struct sl_buf *buf);
 

@@ -1,14 +1,14 @@
 /*
- * A region: one mapping that devices may address: an arena of ours, or the memory of a client (a shared
- * memfd, guest RAM). Whatever does DMA (io_uring's fixed buffers, each fabric domain) is a client of the
- * reactor's region set and sees every region once, when it comes and when it goes.
+ * A region: one mapping that devices may address: an arena of ours, or the memory of a client (a
+ * shared memfd, guest RAM). Whatever does DMA (io_uring's fixed buffers, each fabric domain) is a
+ * client of the reactor's region set and sees every region once, when it comes and when it goes.
  *
  * Invariants: a region belongs to one reactor's set. Its pages stay mapped while references > 0.
  * Removing it revokes it from every client at once; the mapping goes with the last reference.
  *
  * Foreign memory can vanish under us (truncated file, exhausted hugepages): sl_region_map_foreign()
- * demands F_SEAL_SHRINK, and a SIGBUS inside a foreign region replaces the page by zeroes and marks the
- * region `damaged` instead of ending the process.
+ * demands F_SEAL_SHRINK, and a SIGBUS inside a foreign region replaces the page by zeroes and marks
+ * the region `damaged` instead of ending the process.
  */
 #ifndef SL_MEM_REGION_H
 #define SL_MEM_REGION_H
@@ -26,27 +26,28 @@ struct sl_region {
     struct sl_region_set *set;
     uint8_t *base;
     size_t length_bytes;
-    int memfd;                    /* owned; shared over Unix sockets by links that map */
+    int memfd; /* owned; shared over Unix sockets by links that map */
     uint64_t memfd_offset_bytes;
-    uint32_t id;                  /* unique in its set, never used again */
+    uint32_t id; /* unique in its set, never used again */
     uint32_t references;
-    bool foreign;                 /* mapped from another process's memfd */
+    bool foreign; /* mapped from another process's memfd */
     bool writable;
     bool hugepages;
-    bool removed;                 /* revoked; lives until the last reference */
-    _Atomic bool damaged;         /* a SIGBUS was caught in it */
+    bool removed;         /* revoked; lives until the last reference */
+    _Atomic bool damaged; /* a SIGBUS was caught in it */
     void *client_data[SL_REGION_CLIENTS_MAX];
 };
 
-/* Called on the set's reactor. attach: 0 or negative errno (then the region is usable, but not through
- * this client: client_data stays NULL; it logs why). detach: revokes; may not block. */
+/* Called on the set's reactor. attach: 0 or negative errno (then the region is usable, but not
+ * through this client: client_data stays NULL; it logs why). detach: revokes; may not block. */
 struct sl_region_client {
     unsigned index; /* given by sl_region_set_add_client() */
     int (*attach)(struct sl_region_client *client, struct sl_region *region);
     void (*detach)(struct sl_region_client *client, struct sl_region *region);
 };
 
-/* A local piece of memory for a device: what an iovec is to the kernel, with its region. Borrows. */
+/* A local piece of memory for a device: what an iovec is to the kernel, with its region. Borrows.
+ */
 struct sl_span {
     uint8_t *data;
     uint32_t length_bytes;
@@ -66,9 +67,9 @@ void sl_region_set_remove_client(struct sl_region_set *set, struct sl_region_cli
 int sl_region_create(struct sl_region_set *set, size_t length_bytes, bool hugepages, int numa_node,
                      struct sl_region **region);
 
-/* Maps `length_bytes` of another process's memory. Takes the descriptor, also on error. `writable`: our
- * devices may write to it. -EINVAL (misaligned or zero), -ERANGE (the file is shorter), -EPERM (not
- * sealed against shrinking), -ENOMEM. The caller owns one reference. */
+/* Maps `length_bytes` of another process's memory. Takes the descriptor, also on error. `writable`:
+ * our devices may write to it. -EINVAL (misaligned or zero), -ERANGE (the file is shorter), -EPERM
+ * (not sealed against shrinking), -ENOMEM. The caller owns one reference. */
 int sl_region_map_foreign(struct sl_region_set *set, int memfd, uint64_t offset_bytes,
                           size_t length_bytes, bool writable, struct sl_region **region);
 
@@ -90,7 +91,7 @@ static inline bool sl_region_contains(const struct sl_region *region, const void
            length_bytes <= region->length_bytes - offset;
 }
 
-#define sl_region_for_each(node, set) sl_list_for_each (node, sl_region_set_list(set))
+#define sl_region_for_each(node, set) sl_list_for_each(node, sl_region_set_list(set))
 struct sl_list *sl_region_set_list(struct sl_region_set *set);
 
 #endif
