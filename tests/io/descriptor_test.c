@@ -184,6 +184,28 @@ static void test_doorbell_stolen(void **state)
     world_destroy(&world);
 }
 
+/* A peer that passes a file instead: a warning, no ring, no crash. */
+static void wrong_main_co(struct world *world)
+{
+    FILE *file = tmpfile();
+    struct bell bell = {.wanted = 1};
+    assert_non_null(file);
+    assert_int_equal(
+        sl_doorbell_create(world->io, dup(fileno(file)), bell_ring, &bell, &bell.doorbell), 0);
+    sl_sleep_co(2 * SL_NS_PER_MS);
+    sl_doorbell_destroy(bell.doorbell);
+    fclose(file);
+    assert_int_equal(sl_doorbell_create(world->io, 9999, bell_ring, &bell, &bell.doorbell), -EBADF);
+}
+
+static void test_doorbell_wrong(void **state)
+{
+    struct world world;
+    world_create(&world, 0);
+    world_run(&world, wrong_main_co, NULL);
+    world_destroy(&world);
+}
+
 static void armed_main_co(struct world *world)
 {
     sl_sleep_co(SL_NS_PER_MS);
@@ -302,6 +324,7 @@ int main(void)
         cmocka_unit_test(test_wait),
         cmocka_unit_test(test_doorbell),
         cmocka_unit_test(test_doorbell_stolen),
+        cmocka_unit_test(test_doorbell_wrong),
         cmocka_unit_test(test_destroy_armed),
         cmocka_unit_test(test_notify),
         cmocka_unit_test(test_other_thread),

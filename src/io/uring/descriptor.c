@@ -15,6 +15,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "core/error.h"
+#include "core/log.h"
+
 struct descriptor_wait {
     struct uring_wait_op wait_op;
     struct sl_list node;
@@ -27,6 +30,7 @@ struct uring_doorbell {
     struct uring_op op;
     struct sl_list node;
     int descriptor;
+    bool armed; /* a completion is to come */
     bool closing;
     void (*ring)(void *argument);
     void *argument;
@@ -68,6 +72,7 @@ static void doorbell_arm(struct uring_doorbell *doorbell)
     struct io_uring_sqe *sqe = uring_sqe(uring);
     io_uring_prep_poll_multishot(sqe, doorbell->descriptor, POLLIN);
     uring_queue(uring, sqe, &doorbell->op);
+    doorbell->armed = true;
 }
 
 /* Empties the counter; another reader may have been faster. */
@@ -87,16 +92,21 @@ static void doorbell_free(struct uring_doorbell *doorbell)
 static void doorbell_complete(struct uring_op *op, int32_t result, uint32_t flags)
 {
     struct uring_doorbell *doorbell = sl_container_of(op, struct uring_doorbell, op);
-    bool last = (flags & IORING_CQE_F_MORE) == 0;
+    doorbell->armed = (flags & IORING_CQE_F_MORE) != 0;
     if (doorbell->closing) {
-        if (last)
+        if (!doorbell->armed)
             doorbell_free(doorbell);
         return;
     }
-    /* An error here is the ring being destroyed under it. */
-    if (result < 0)
+    if (result < 0) {
+        /* ECANCELED: the ring is being destroyed under it. */
+        if (result != -ECANCELED)
+            sl_log_warn("io",
+                        "doorbell: polling descriptor %d: %s; is it an eventfd? It rings no more",
+                        doorbell->descriptor, sl_error_name(result));
         return;
-    if (last)
+    }
+    if (!doorbell->armed)
         doorbell_arm(doorbell);
     doorbell_drain(doorbell);
     /* May destroy it: nothing after this. */
@@ -132,9 +142,12 @@ void uring_doorbell_destroy(struct sl_doorbell *doorbell)
     struct uring_doorbell *uring_doorbell =
         sl_container_of(doorbell, struct uring_doorbell, doorbell);
     uring_doorbell->closing = true;
-    uring_cancel(uring_of(doorbell->io), &uring_doorbell->op);
     /* The poll holds the file itself until it ends. */
     close(uring_doorbell->descriptor);
+    if (uring_doorbell->armed)
+        uring_cancel(uring_of(doorbell->io), &uring_doorbell->op);
+    else
+        doorbell_free(uring_doorbell);
 }
 
 void uring_doorbells_fini(struct sl_uring *uring)

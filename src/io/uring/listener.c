@@ -2,9 +2,9 @@
  * Listeners: TCP and Unix sockets.
  *
  * A Unix socket file outlives its process. One that is in the way is removed only if nobody holds
- * its socket (connect(2) is refused); check, removal and bind happen under a lock on the directory, so
- * that of two programs that start at once one gets -EADDRINUSE. At close the file is removed if it
- * is still ours. Owner: the listener's reactor.
+ * its socket (connect(2) is refused); check, removal and bind happen under a lock on the directory,
+ * so that of two programs that start at once one gets -EADDRINUSE. At close the file is removed if
+ * it is still ours. Owner: the listener's reactor.
  */
 #include "io/uring/internal.h"
 
