@@ -9,9 +9,10 @@
 #include "io/uring/internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -101,8 +102,7 @@ static void doorbell_complete(struct uring_op *op, int32_t result, uint32_t flag
     if (result < 0) {
         /* ECANCELED: the ring is being destroyed under it. */
         if (result != -ECANCELED)
-            sl_log_warn("io",
-                        "doorbell: polling descriptor %d: %s; is it an eventfd? It rings no more",
+            sl_log_warn("io", "doorbell: polling descriptor %d: %s; it rings no more",
                         doorbell->descriptor, sl_error_name(result));
         return;
     }
@@ -113,13 +113,25 @@ static void doorbell_complete(struct uring_op *op, int32_t result, uint32_t flag
     doorbell->ring(doorbell->argument);
 }
 
+/* A regular file would be ready for ever, and ring for ever. Without /proc it goes unchecked. */
+static bool is_eventfd(int descriptor)
+{
+    static const char expected[] = "anon_inode:[eventfd]";
+    char path[32];
+    char target[sizeof(expected)];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", descriptor);
+    ssize_t length = readlink(path, target, sizeof(target));
+    if (length < 0)
+        return errno == ENOENT && access("/proc/self/fd", F_OK) != 0;
+    return length == sizeof(expected) - 1 && memcmp(target, expected, sizeof(expected) - 1) == 0;
+}
+
 int uring_doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *argument),
                           void *argument, struct sl_doorbell **doorbell)
 {
     struct uring_doorbell *uring_doorbell = calloc(1, sizeof(*uring_doorbell));
-    int flags = fcntl(eventfd, F_GETFL);
-    if (uring_doorbell == NULL || flags < 0) {
-        int error = uring_doorbell == NULL ? -ENOMEM : -errno;
+    if (uring_doorbell == NULL || !is_eventfd(eventfd)) {
+        int error = uring_doorbell == NULL ? -ENOMEM : -EINVAL;
         free(uring_doorbell);
         close(eventfd);
         return error;

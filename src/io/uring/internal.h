@@ -118,6 +118,7 @@ struct uring_disk {
     uint32_t in_flight_count;
 };
 
+/* What stands under the same name in struct sl_io_ops; see io.h. */
 int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_options *options,
                     struct sl_disk_info *info, struct sl_disk **disk);
 void uring_disk_close(struct sl_disk *disk);
@@ -135,6 +136,7 @@ void uring_address_format(const struct uring_address *address, char *text);
 
 /* Takes the socket, also on error. */
 int uring_stream_create(struct sl_uring *uring, int handle, struct sl_stream **stream);
+/* What stands under the same names in struct sl_io_ops; see io.h. */
 int uring_stream_connect_co(struct sl_io *io, const char *address, uint64_t deadline_ns,
                             struct sl_stream **stream);
 int64_t uring_stream_receive_co(struct sl_stream *stream, const struct iovec *pieces,
@@ -146,6 +148,7 @@ void uring_stream_close(struct sl_stream *stream);
 int uring_stream_detach(struct sl_stream *stream);
 int uring_stream_adopt(struct sl_io *io, int handle, struct sl_stream **stream);
 
+/* Likewise. */
 int uring_listener_open(struct sl_io *io, const char *address, char *bound,
                         struct sl_listener **listener);
 int uring_listener_accept_co(struct sl_listener *listener, char *peer, struct sl_stream **stream);
@@ -154,6 +157,7 @@ void uring_listener_close(struct sl_listener *listener);
 
 /* ---- descriptor.c ---- */
 
+/* Likewise. */
 int uring_descriptor_wait_co(struct sl_io *io, int descriptor, short events, uint64_t deadline_ns);
 void uring_descriptor_cancel(struct sl_io *io, int descriptor);
 int uring_doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *argument),

@@ -8,9 +8,9 @@ struct sl_uring_config {
     unsigned entries; /* submission queue; 0 = 1024 */
 };
 
-/* -ENOSYS or -EPERM: the kernel has no io_uring or forbids it; -ENOMEM: the memlock limit is too low.
- * Needs Linux 6.1 (single issuer, deferred task work); created on any thread, but used on the thread that
- * runs the reactor only (the ring is enabled there at first use). */
+/* -ENOSYS or -EPERM: the kernel has no io_uring or forbids it; -ENOMEM: the memlock limit is too
+ * low. Needs Linux 6.1 (single issuer, deferred task work); created on any thread, but used on the
+ * thread that runs the reactor only (the ring is enabled there at first use). */
 int sl_uring_create(const struct sl_uring_config *config, struct sl_io **io);
 
 #endif
