@@ -7,6 +7,7 @@ TSAN_SUITES ?= core io system
 FUZZ_SECONDS ?= 20
 export TSAN_SUITES FUZZ_SECONDS
 
+.NOTPARALLEL:
 .PHONY: all build demo test bench lint fuzz soak format clean help deps-build deps-test deps-bench \
 	deps-lint deps-fuzz
 
@@ -31,7 +32,7 @@ lint: deps-lint ## layout, layers, coroutines, copies, sizes, documents
 fuzz: deps-fuzz ## every fuzzer for FUZZ_SECONDS
 	@scripts/fuzz
 
-soak: deps-test build ## the long runs
+soak: deps-test build
 	@scripts/soak
 
 format: deps-lint ## lays out every C file
