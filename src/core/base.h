@@ -38,6 +38,7 @@
             sl_assert_fail(#condition, __FILE__, __LINE__, __func__);                              \
     } while (0)
 
+/* Says on standard error what was broken and where, then aborts. Any thread. */
 _Noreturn void sl_assert_fail(const char *condition, const char *file, int line,
                               const char *function);
 

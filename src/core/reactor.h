@@ -103,9 +103,12 @@ uint64_t sl_reactor_random_u64(struct sl_reactor *reactor);
 /* Takes the mail until it is delivered. Any thread. */
 void sl_reactor_post(struct sl_reactor *reactor, struct sl_mail *mail);
 
+/* Borrows the poller until it is removed. The reactor's thread only. A poller may remove itself
+ * while it is polled, but no other. */
 void sl_reactor_poller_add(struct sl_reactor *reactor, struct sl_poller *poller);
 void sl_reactor_poller_remove(struct sl_reactor *reactor, struct sl_poller *poller);
 
+/* Counts since the reactor was made. Its own thread, or after it has stopped. */
 void sl_reactor_statistics(const struct sl_reactor *reactor,
                            struct sl_reactor_statistics *statistics);
 

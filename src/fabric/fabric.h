@@ -138,6 +138,7 @@ struct sl_fabric_statistics {
     uint64_t read_count, read_bytes, write_count, write_bytes;
     uint64_t credit_wait_count;
 };
+/* Counts since the fabric was made, but connection_count: those that are there now. */
 void sl_fabric_statistics(const struct sl_fabric *fabric, struct sl_fabric_statistics *statistics);
 
 #endif

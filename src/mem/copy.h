@@ -31,6 +31,7 @@ const char *sl_copy_reason_name(enum sl_copy_reason reason);
 void sl_copy(struct sl_copy_counters *counters, enum sl_copy_reason reason, void *to,
              const void *from, size_t length_bytes);
 
+/* Adds each of `from` to `into`. */
 void sl_copy_counters_add(struct sl_copy_counters *into, const struct sl_copy_counters *from);
 
 #endif

@@ -67,8 +67,11 @@ int sl_memory_create(const struct sl_memory_config *config, struct sl_memory **m
 /* Asserts that every buffer came back. Takes NULL. */
 void sl_memory_destroy(struct sl_memory *memory);
 
+/* The set that the arenas are in, and foreign memory of this reactor may join; the counters of this
+ * reactor's copies. Both live as long as the memory. */
 struct sl_region_set *sl_memory_regions(struct sl_memory *memory);
 struct sl_copy_counters *sl_memory_copies(struct sl_memory *memory);
+/* As it is now. */
 void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_statistics *statistics);
 
 /* `length_bytes` 1 … SL_BUFFER_BYTES_MAX, rounded up to 4 KiB: whole pages only are taken. Contents

@@ -54,7 +54,9 @@ struct sl_span {
     struct sl_region *region;
 };
 
+/* NULL: no memory. */
 struct sl_region_set *sl_region_set_create(void);
+/* Every region must be gone and every client removed: asserted. Takes NULL. */
 void sl_region_set_destroy(struct sl_region_set *set);
 
 /* Attaches every region that is there and every one that comes. -ENOSPC: too many clients. */
@@ -80,6 +82,7 @@ static inline void sl_region_ref(struct sl_region *region)
 {
     region->references++;
 }
+/* The last reference unmaps it; it must have been removed (sl_region_remove()) before. */
 void sl_region_unref(struct sl_region *region);
 
 /* True if [address, address + length) lies in the region. No overflow. */
@@ -91,6 +94,7 @@ static inline bool sl_region_contains(const struct sl_region *region, const void
            length_bytes <= region->length_bytes - offset;
 }
 
+/* Every region of the set, in no order; the body may drop the one that it is at. */
 #define sl_region_for_each(node, set) sl_list_for_each(node, sl_region_set_list(set))
 struct sl_list *sl_region_set_list(struct sl_region_set *set);
 
