@@ -10,6 +10,7 @@
 #include <linux/loop.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -147,6 +148,62 @@ static void test_rw_registered(void **state)
     world_run(&world, rw_main_co, &(struct rw_case){memory});
     world_destroy(&world);
     sl_memory_destroy(memory);
+}
+
+static void unlocked_main_co(struct world *world)
+{
+    struct sl_memory *memory = world->argument;
+    struct sl_disk_info info;
+    struct sl_disk *disk = disk_make(world->io, &info);
+    struct sl_buf *buf = sl_buf_alloc(memory, 65536, SL_RESERVE_ADMISSION);
+    struct sl_span span = sl_buf_span(buf, 0, 65536);
+    assert_int_equal(uring_buffer_slot(uring_of(world->io), span.region, span.data, 65536), -1);
+    pattern_fill(span.data, 65536, 0, 5);
+    assert_int_equal(sl_disk_rw_co(disk, SL_DISK_WRITE, &span, 1, 0, 65536, 0), 0);
+    memset(span.data, 0, 65536);
+    assert_int_equal(sl_disk_rw_co(disk, SL_DISK_READ, &span, 1, 0, 65536, 0), 0);
+    assert_true(pattern_check(span.data, 65536, 0, 5));
+    sl_buf_unref(buf);
+    sl_disk_close(disk);
+}
+
+/* With a memlock limit that is too low everything works, unregistered. In a child, for the limit
+ * does not bind who has CAP_IPC_LOCK. */
+static void test_memlock(void **state)
+{
+    file_make(FILE_BYTES);
+    assert_int_equal(chmod(file_path, 0666), 0);
+    assert_int_equal(chmod(directory, 0755), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        setenv("CMOCKA_TEST_ABORT", "1", 1); /* a failure ends the child, not only its test */
+        alarm(30);
+        struct world world;
+        struct sl_memory *memory = NULL;
+        struct sl_memory_config config = {
+            .limit_bytes = 8 * SL_MIB, .arena_bytes = 4 * SL_MIB, .numa_node = -1};
+        struct rlimit limit = {SL_MIB, SL_MIB}; /* the ring fits, an arena does not */
+        if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+            (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) ||
+            access(file_path, R_OK | W_OK) != 0)
+            _exit(TEST_SKIP);
+        world_create(&world, 0);
+        assert_int_equal(sl_memory_create(&config, &memory), 0);
+        assert_int_equal(sl_io_register_memory(world.io, memory), 0);
+        world_run(&world, unlocked_main_co, memory);
+        world_destroy(&world);
+        sl_memory_destroy(memory);
+        _exit(0);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == TEST_SKIP) {
+        fprintf(stderr, "skipped: the limit cannot be lowered for a child here\n");
+        skip();
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 /* ---- zeroes and discard ---- */
@@ -437,8 +494,11 @@ static void test_lock(void **state)
     assert_int_equal(pipe(ends), 0);
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child == 0)
+    if (child == 0) {
+        setenv("CMOCKA_TEST_ABORT", "1", 1);
         holder(ends[1]);
+    }
+    close(ends[1]);
     assert_int_equal(read(ends[0], &byte, 1), 1);
     world_create(&world, 0);
     assert_int_equal(sl_disk_open(world.io, file_path, &options, &info, &disk), -EWOULDBLOCK);
@@ -456,7 +516,6 @@ static void test_lock(void **state)
     sl_disk_close(disk);
     world_destroy(&world);
     close(ends[0]);
-    close(ends[1]);
 }
 
 static bool direct_is_missing(void)
@@ -478,10 +537,10 @@ int main(void)
     int result = TEST_SKIP;
     if (!direct_is_missing()) {
         const struct CMUnitTest tests[] = {
-            cmocka_unit_test(test_rw_plain), cmocka_unit_test(test_rw_registered),
-            cmocka_unit_test(test_zeroes),   cmocka_unit_test(test_many),
-            cmocka_unit_test(test_failures), cmocka_unit_test(test_block_device),
-            cmocka_unit_test(test_lock),
+            cmocka_unit_test(test_rw_plain),     cmocka_unit_test(test_rw_registered),
+            cmocka_unit_test(test_memlock),      cmocka_unit_test(test_zeroes),
+            cmocka_unit_test(test_many),         cmocka_unit_test(test_failures),
+            cmocka_unit_test(test_block_device), cmocka_unit_test(test_lock),
         };
         result = cmocka_run_group_tests(tests, NULL, NULL);
     }
