@@ -27,6 +27,9 @@ struct sl_comch_memory {
 int sl_comch_client_connect(const char *path, uint64_t timeout_ns, struct sl_comch_client **client);
 /* Closes the socket, whatever the state. Queues must be destroyed before. Takes NULL. */
 void sl_comch_client_close(struct sl_comch_client *client);
+/* 0, or -ECONNRESET: the gateway has gone. One system call; for threads that poll and never wait.
+ * Any thread. */
+int sl_comch_client_check(struct sl_comch_client *client);
 
 /* The calls of the life cycle. 0, the gateway's error (sl_status_to_errno()), -ETIMEDOUT (the
  * connection is unusable after), -ECONNRESET, -SL_E_PROTOCOL. `volume` "" = the default one. */

@@ -104,7 +104,8 @@ struct sl_comch_handlers {
     int (*stop_storage_co)(void *owner, struct sl_comch_session *session);
     /* `memfd` is sealed against shrinking and at least `length_bytes` long (a multiple of 4 KiB).
      * Borrowed: dup it for sl_region_map_foreign() on each reactor that needs it. `writable`: reads
-     * may land in it. `memory_id` is unique in the session, never used again. */
+     * may land in it. `memory_id` (never 0) is unique in the session and not used again; those
+     * alive differ modulo SL_COMCH_MEMORIES_MAX. */
     int (*register_memory_co)(void *owner, struct sl_comch_session *session, uint32_t memory_id,
                               int memfd, uint64_t length_bytes, bool writable);
     /* Waits for outstanding I/O on it, then unmaps it everywhere. */
@@ -137,8 +138,8 @@ uint32_t sl_comch_session_id(const struct sl_comch_session *session);
 int sl_comch_session_pid(const struct sl_comch_session *session);
 
 /* On the queue's reactor; once for each received(). Legal until closed_co() returns; after the
- * session's death it only counts. The initiator sees it at the end of this turn of the reactor at
- * the latest. */
+ * session's death it only counts. The initiator sees it in the next turn of the reactor at the
+ * latest. */
 void sl_comch_queue_complete(struct sl_comch_queue *queue, uint32_t request_id,
                              enum sl_status status);
 /* received() that were not completed yet. */

@@ -18,6 +18,7 @@
 
 #include "conformance.h"
 #include "core/error.h"
+#include "fabric/shm/shm.h"
 #include "fabric/tcp/tcp.h"
 #include "io/uring/uring.h"
 
@@ -36,8 +37,17 @@ static void tcp_addresses(char *listen, char *nobody)
     snprintf(nobody, SL_ADDRESS_BYTES_MAX, "127.0.0.1:1");
 }
 
+static void shm_addresses(char *listen, char *nobody)
+{
+    static unsigned number;
+    snprintf(listen, SL_ADDRESS_BYTES_MAX, "unix:/tmp/sluice-conformance-%d-%u", getpid(),
+             number++);
+    snprintf(nobody, SL_ADDRESS_BYTES_MAX, "unix:/tmp/sluice-conformance-nobody");
+}
+
 static const struct conformance_link links[] = {
     {"tcp", &sl_tcp_link_ops, true, tcp_addresses, uring_create, NULL},
+    {"shm", &sl_shm_link_ops, true, shm_addresses, uring_create, NULL},
 };
 
 /* What a test gets: one link in one form. */

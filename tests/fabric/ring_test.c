@@ -96,11 +96,11 @@ static void test_sleepers_are_rung_once(void **state)
     for (unsigned i = 3; i < SLOTS; i++)
         push(&pair.producer, i);
     sl_ring_publish(&pair.producer);
-    assert_true(sl_ring_producer_arm(&pair.producer));
+    assert_true(sl_ring_producer_arm(&pair.producer, 1));
     assert_true(sl_ring_available(&pair.consumer) > 0);
     (void)pop(&pair.consumer);
     assert_true(sl_ring_release(&pair.consumer));
-    assert_false(sl_ring_producer_arm(&pair.producer));
+    assert_false(sl_ring_producer_arm(&pair.producer, 1));
     free(pair.memory);
 }
 
@@ -131,7 +131,7 @@ static void *produce(void *argument)
             push(producer, i++);
         if (sl_ring_publish(producer))
             sl_eventfd_ring(crossing->consumer_bell);
-        if (i < THREAD_MESSAGES && sl_ring_producer_arm(producer))
+        if (i < THREAD_MESSAGES && sl_ring_producer_arm(producer, 1))
             bell_wait(crossing->producer_bell);
         sl_ring_producer_disarm(producer);
     }

@@ -393,7 +393,7 @@ static void test_refused(void **state)
     node_open(&a, 0);
     connect_from(&a, &from);
     STEP_UNTIL(from.closed);
-    assert_int_equal(from.reason, -ENOENT);
+    assert_int_equal(from.reason, -ECONNREFUSED);
     LINK->connection_free(from.connection);
     listen_at(&a);
     struct sl_link_listener *second;

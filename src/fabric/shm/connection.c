@@ -152,6 +152,8 @@ static int socket_connect_co(struct shm_connection *connection)
         int socket = sl_socket_connect(connection->path);
         if (socket >= 0)
             connection->socket = socket;
+        if (socket == -ENOENT)
+            return -ECONNREFUSED; /* no socket there: nobody listens */
         if (socket != -EAGAIN)
             return sl_min(socket, 0);
         if (sl_reactor_now_ns(reactor) >= connection->deadline_ns)

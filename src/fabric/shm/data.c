@@ -214,6 +214,11 @@ static unsigned posted_begin(struct shm_connection *connection)
         }
         if (copied_bytes >= SHM_COPY_BUDGET_BYTES)
             break;
+        uint32_t revoked = atomic_load(&connection->channel.consumer.shared->note);
+        if ((int32_t)(revoked - connection->announced_seen) > 0) {
+            connection->blocked = SHM_BLOCKED_REVOCATION;
+            break;
+        }
         int error = window_copy(connection, op);
         copied_bytes += op->remote.length_bytes;
         sl_list_remove(&op->node);
@@ -373,7 +378,7 @@ static bool data_arm(struct sl_poller *poller)
     bool waits_for_room = connection->blocked == SHM_BLOCKED_ROOM || connection->acks_due > 0;
     if (!sl_list_is_empty(&connection->posted) && connection->blocked == SHM_NOT_BLOCKED)
         return false;
-    if (waits_for_room && !sl_ring_producer_arm(&connection->channel.producer))
+    if (waits_for_room && !sl_ring_producer_arm(&connection->channel.producer, 1))
         return false;
     /* Gated: the announcement that is missing comes through the socket, which wakes the reactor. */
     if (!connection->gated && !sl_ring_consumer_arm(&connection->channel.consumer)) {

@@ -71,10 +71,11 @@ bool sl_ring_publish(struct sl_ring_producer *producer)
     return sleeper_clear(&producer->shared->consumer_sleeping);
 }
 
-bool sl_ring_producer_arm(struct sl_ring_producer *producer)
+bool sl_ring_producer_arm(struct sl_ring_producer *producer, uint32_t wanted)
 {
     atomic_store(&producer->shared->producer_sleeping, 1);
-    if (sl_ring_room(producer, 1) == 0)
+    int room = sl_ring_room(producer, wanted);
+    if (room >= 0 && (uint32_t)room < wanted)
         return true;
     sl_ring_producer_disarm(producer);
     return false;

@@ -33,6 +33,7 @@
 struct sl_ring_shared {
     _Alignas(SL_RING_LINE) _Atomic uint32_t tail; /* 0   written by the producer */
     _Atomic uint32_t producer_sleeping;           /* 4   it waits for room */
+    _Atomic uint32_t note;                        /* 8   the producer's: for the layer above */
     _Alignas(SL_RING_LINE) _Atomic uint32_t head; /* 64  written by the consumer */
     _Atomic uint32_t consumer_sleeping;           /* 68  it waits for slots */
 };
@@ -91,9 +92,10 @@ static inline void *sl_ring_reserve(struct sl_ring_producer *producer)
 /* Publishes what was reserved. True: the consumer sleeps, ring its doorbell. */
 bool sl_ring_publish(struct sl_ring_producer *producer);
 
-/* Before sleeping for want of room: false = there is room now (or the ring is broken), do not
- * sleep. */
-bool sl_ring_producer_arm(struct sl_ring_producer *producer);
+/* Before sleeping for want of room for `wanted` slots: false = there is room now (or the ring is
+ * broken), do not sleep. */
+bool sl_ring_producer_arm(struct sl_ring_producer *producer, uint32_t wanted);
+/* After the sleep. */
 void sl_ring_producer_disarm(struct sl_ring_producer *producer);
 
 /* ---- consumer ---- */

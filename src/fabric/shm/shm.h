@@ -19,6 +19,9 @@
  * Invariants
  *  - Each slot says how many announcements and revocations went before it; it is not looked at
  * before those were handled. So a key in a capsule is known when the capsule is delivered.
+ *  - A revocation is noted in the ring's head at once. READs and WRITEs that begin later wait until
+ * the peer that does them has heard which key it is. What has begun, and pointers from
+ * remote_map(), end with the acknowledgement.
  *  - A region of ours that was announced keeps a reference until the peer has acknowledged its
  * revocation or has said farewell: its pages stay while the peer may touch them.
  *  - Farewell (GONE) is sent when nothing on this side uses the peer's memory any more. closed()
@@ -144,7 +147,12 @@ struct shm_outgoing {
 };
 
 enum shm_state { SHM_CONNECTING, SHM_ACCEPTING, SHM_UP, SHM_CLOSING, SHM_CLOSED };
-enum shm_blocked { SHM_NOT_BLOCKED, SHM_BLOCKED_ROOM, SHM_BLOCKED_DATA };
+enum shm_blocked {
+    SHM_NOT_BLOCKED,
+    SHM_BLOCKED_ROOM,
+    SHM_BLOCKED_DATA,
+    SHM_BLOCKED_REVOCATION, /* the peer has revoked something; what, comes through the socket */
+};
 
 struct shm_connection {
     struct sl_list node;

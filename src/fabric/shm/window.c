@@ -200,6 +200,7 @@ void shm_region_revoke(struct shm_connection *connection, struct sl_region *regi
         return;
     }
     connection->announced++;
+    atomic_store(&connection->channel.producer.shared->note, connection->announced);
     *revocation = (struct shm_revocation){.key = key->key, .region = region};
     sl_region_ref(region);
     sl_list_append(&connection->revocations, &revocation->node);
