@@ -77,7 +77,8 @@ static void step(struct state *state, const uint8_t *code)
         must(!sl_ring_consumer_arm(&state->consumer) || !state->consumer_broken);
         break;
     case 4:
-        must(!sl_ring_producer_arm(&state->producer, 1u + code[1] % SLOTS) || !state->producer_broken);
+        must(!sl_ring_producer_arm(&state->producer, 1u + code[1] % SLOTS) ||
+             !state->producer_broken);
         break;
     case 5:
         atomic_store(&state->shared->tail, wild(state->consumer.head, code[1]));

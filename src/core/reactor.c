@@ -11,6 +11,9 @@
 /* Long enough to bridge the gap between two requests of a busy client on a shared core (a loopback
  * round trip is about 15 µs), short enough that an idle reactor gives the core to its peer. */
 #define SPIN_NS_DEFAULT (20 * SL_NS_PER_US)
+/* What still runs after it was stopped is a bug; this only keeps the bug from hanging the process.
+ */
+#define STOP_GRACE_NS (2 * SL_NS_PER_S)
 
 int sl_reactor_create(const struct sl_reactor_config *config,
                       const struct sl_reactor_engine *engine, struct sl_reactor **result)
@@ -170,6 +173,11 @@ void sl_reactor_run(struct sl_reactor *reactor)
             idle_since_ns = 0;
         }
     }
+    /* Coroutines whose last event is already under way (a closed listener's accept) come to their
+     * end. */
+    uint64_t deadline_ns = sl_reactor_clock_ns(reactor) + STOP_GRACE_NS;
+    while (reactor->statistics.coroutine_count > 0 && sl_reactor_clock_ns(reactor) < deadline_ns)
+        sl_reactor_step(reactor);
 }
 
 void sl_reactor_stop(struct sl_reactor *reactor)

@@ -84,7 +84,8 @@ void sl_reactor_destroy(struct sl_reactor *reactor);
 bool sl_reactor_step(struct sl_reactor *reactor);
 /* The next timer's deadline, or UINT64_MAX. */
 uint64_t sl_reactor_next_deadline_ns(const struct sl_reactor *reactor);
-/* Turns until sl_reactor_stop(); on the calling thread. */
+/* Turns until sl_reactor_stop(), and then until the last coroutine has ended (2 s at most); on the
+ * calling thread. */
 void sl_reactor_run(struct sl_reactor *reactor);
 /* Any thread, async-signal-safe. */
 void sl_reactor_stop(struct sl_reactor *reactor);

@@ -68,6 +68,9 @@ struct sl_disk_options {
     bool buffered;         /* for tests on file systems without O_DIRECT; default is O_DIRECT */
     bool exclusive;        /* take flock(LOCK_EX): see sl_disk_open() */
     uint64_t lock_wait_ns; /* for `exclusive` */
+    /* Another reactor's disk of the same path: its open file is shared, and with it its lock. It
+     * must be closed last. NULL = open anew. */
+    const struct sl_disk *share_with;
 };
 
 /* Opens a preallocated file or block device. With `exclusive`, waits up to lock_wait_ns for the

@@ -176,7 +176,11 @@ int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_opt
     /* O_NONBLOCK: a FIFO must not hold us up. Taken off again: with it io_uring answers EAGAIN. */
     int flags = O_CLOEXEC | O_NONBLOCK | (options->read_only ? O_RDONLY : O_RDWR) |
                 (options->buffered ? 0 : O_DIRECT);
-    int descriptor = open(path, flags);
+    const struct uring_disk *other =
+        options->share_with == NULL ? NULL
+                                    : sl_container_of(options->share_with, struct uring_disk, disk);
+    int descriptor =
+        other == NULL ? open(path, flags) : fcntl(other->descriptor, F_DUPFD_CLOEXEC, 3);
     if (descriptor < 0)
         return open_error(path, errno);
     struct uring_disk *uring_disk = NULL;
@@ -185,7 +189,7 @@ int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_opt
         error = -errno;
     if (error == 0)
         error = disk_inspect(descriptor, options, info);
-    if (error == 0 && options->exclusive)
+    if (error == 0 && options->exclusive && other == NULL)
         error = disk_lock(descriptor, options->lock_wait_ns);
     if (error == 0) {
         uring_disk = calloc(1, sizeof(*uring_disk));
@@ -199,7 +203,8 @@ int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_opt
     uring_disk->descriptor = descriptor;
     uring_disk->file_slot = file_slot_take(uring_of(io), descriptor);
     uring_disk->read_only = options->read_only;
-    uring_disk->locked = options->exclusive;
+    uring_disk->locked =
+        options->exclusive && other == NULL; /* the first one's end ends the lock */
     *disk = &uring_disk->disk;
     return 0;
 }
