@@ -1,6 +1,7 @@
 /*
- * Messages of the fabric as they stand on the wire: docs/wire.md, "Capsules". Little-endian, no padding;
- * offsets are asserted below. A capsule is a header of 32 bytes and a body by type; `length_bytes` covers both.
+ * Messages of the fabric as they stand on the wire: docs/wire.md, "Capsules". Little-endian, no
+ * padding; offsets are asserted below. A capsule is a header of 32 bytes and a body by type;
+ * `length_bytes` covers both.
  */
 #ifndef SL_FABRIC_CAPSULE_H
 #define SL_FABRIC_CAPSULE_H
@@ -41,12 +42,12 @@ struct sl_capsule_header {
     uint8_t version;        /* 1  agreed on; SL_FABRIC_VERSION_MIN before */
     uint16_t length_bytes;  /* 2  header and body: 32 … 256 */
     uint32_t payload_bytes; /* 4  that follow in the message, 0 … SL_IN_CAPSULE_BYTES_MAX */
-    uint64_t sequence;      /* 8  of the connection and direction, from 0: gaps and replays are errors */
-    uint32_t request_id;    /* 16 the requester's, echoed by REPLY */
-    uint16_t status;        /* 20 enum sl_status; REPLY and REJECT */
-    uint16_t credits;       /* 22 given back to the receiver of this capsule */
-    uint32_t crc;           /* 24 CRC32C of the capsule with this field zero */
-    uint32_t reserved;      /* 28 zero */
+    uint64_t sequence; /* 8  of the connection and direction, from 0: gaps and replays are errors */
+    uint32_t request_id; /* 16 the requester's, echoed by REPLY */
+    uint16_t status;     /* 20 enum sl_status; REPLY and REJECT */
+    uint16_t credits;    /* 22 given back to the receiver of this capsule */
+    uint32_t crc;        /* 24 CRC32C of the capsule with this field zero */
+    uint32_t reserved;   /* 28 zero */
 };
 _Static_assert(sizeof(struct sl_capsule_header) == 32, "wire.md: capsule header");
 _Static_assert(offsetof(struct sl_capsule_header, crc) == 24, "wire.md: capsule header");
@@ -75,7 +76,8 @@ enum sl_status {
     SL_STATUS_CANCELED = 19,    /* ECANCELED: shut down before it ran */
     SL_STATUS_LAST = 20,
 };
-/* Any errno maps to a status (unknown: MEDIUM); any status to a negative errno (unknown: -SL_E_PROTOCOL). */
+/* Any errno maps to a status (unknown: MEDIUM); any status to a negative errno (unknown:
+ * -SL_E_PROTOCOL). */
 enum sl_status sl_status_from_errno(int error);
 int sl_status_to_errno(uint16_t status);
 
@@ -87,14 +89,14 @@ enum sl_io_opcode {
     SL_IO_WRITE_ZEROES = 5,
 };
 
-/* The I/O part: 64 bytes, as in DOCA's sample. The same record is used by the fabric (after the header) and
- * in the rings of comch (alone). */
+/* The I/O part: 64 bytes, as in DOCA's sample. The same record is used by the fabric (after the
+ * header) and in the rings of comch (alone). */
 struct sl_io_message {
-    uint8_t opcode;         /* 0  enum sl_io_opcode */
-    uint8_t flags;          /* 1  zero */
-    uint16_t status;        /* 2  answers on comch rings: enum sl_status; requests: zero */
-    uint32_t request_id;    /* 4  comch: the initiator's slot; fabric: as in the header */
-    uint32_t volume;        /* 8  comch: handle from init_storage; fabric: storage number of the target */
+    uint8_t opcode;      /* 0  enum sl_io_opcode */
+    uint8_t flags;       /* 1  zero */
+    uint16_t status;     /* 2  answers on comch rings: enum sl_status; requests: zero */
+    uint32_t request_id; /* 4  comch: the initiator's slot; fabric: as in the header */
+    uint32_t volume; /* 8  comch: handle from init_storage; fabric: storage number of the target */
     uint32_t length_bytes;  /* 12 */
     uint64_t offset_bytes;  /* 16 in the volume, or in the target's storage */
     uint64_t memory_offset; /* 24 comch: of the buffer in the shared memory */
@@ -102,8 +104,9 @@ struct sl_io_message {
     uint8_t piece_count;    /* 36 fabric: remote pieces that follow */
     uint8_t reserved1[3];   /* 37 zero */
     uint64_t gateway_id;    /* 40 fabric: instance of the sender */
-    uint64_t write_sequence; /* 48 fabric: for exactly-once, used with replication; zero until then */
-    uint64_t trace_id;      /* 56 follows one request through all programs; 0 = not traced */
+    uint64_t
+        write_sequence; /* 48 fabric: for exactly-once, used with replication; zero until then */
+    uint64_t trace_id;  /* 56 follows one request through all programs; 0 = not traced */
 };
 _Static_assert(sizeof(struct sl_io_message) == 64, "wire.md: I/O message");
 _Static_assert(offsetof(struct sl_io_message, memory_id) == 32, "wire.md: I/O message");
@@ -122,12 +125,12 @@ struct sl_capsule_storage {
     struct sl_capsule_header header;
     uint64_t capacity_bytes;
     uint32_t block_bytes;
-    uint32_t shard_bytes;     /* consecutive shards go to reactors 0, 1, … in turn */
-    uint32_t reactor_count;   /* connect to each: its index goes in the connection's private data */
+    uint32_t shard_bytes;   /* consecutive shards go to reactors 0, 1, … in turn */
+    uint32_t reactor_count; /* connect to each: its index goes in the connection's private data */
     uint32_t transfer_bytes_max;
-    uint32_t storage_flags;   /* 1 = read-only, 2 = discard is cheap, 4 = replicated */
+    uint32_t storage_flags; /* 1 = read-only, 2 = discard is cheap, 4 = replicated */
     uint32_t reserved;
-    uint8_t storage_id[16];   /* random, made at start (mem) or kept with the file */
+    uint8_t storage_id[16]; /* random, made at start (mem) or kept with the file */
 };
 _Static_assert(sizeof(struct sl_capsule_storage) == 80, "wire.md: storage capsule");
 

@@ -1,13 +1,17 @@
 /*
- * What stands above every link, written once: handshake, credits, heartbeats, request and reply, flush.
+ * What stands above every link, written once: handshake, credits, heartbeats, request and reply,
+ * flush.
  *
- *   connect/accept ─► HELLO ─► CHALLENGE ─► PROOF ─► WELCOME ─► open ─► (shutdown | death) ─► flushed ─► closed
+ *   connect/accept ─► HELLO ─► CHALLENGE ─► PROOF ─► WELCOME ─► open ─► (shutdown | death) ─►
+ * flushed ─► closed
  *
  * Invariants
- *  - Every *_co call of a connection returns exactly once; after death with -ECONNRESET (or the reason).
- *  - When closed() is called, nothing of the connection touches local memory, and no call is pending.
- *  - A request costs the sender a credit; the peer gives it back when it has a receive posted again. Replies
- *    need none: the requester keeps a receive for each request it may have outstanding.
+ *  - Every *_co call of a connection returns exactly once; after death with -ECONNRESET (or the
+ * reason).
+ *  - When closed() is called, nothing of the connection touches local memory, and no call is
+ * pending.
+ *  - A request costs the sender a credit; the peer gives it back when it has a receive posted
+ * again. Replies need none: the requester keeps a receive for each request it may have outstanding.
  *  - One reactor owns a connection. A peer can harm nothing but its own connection.
  */
 #ifndef SL_FABRIC_FABRIC_H
@@ -30,9 +34,9 @@ struct sl_fabric_config {
     struct sl_reactor *reactor;
     uint8_t cluster_key[SL_CLUSTER_KEY_BYTES];
     enum sl_role role;
-    uint64_t instance_id;        /* random, of this process's run: tells a restart from a reconnect */
-    uint32_t credits;            /* requests that a peer may have outstanding here; 0 = SL_CREDITS_MAX */
-    uint32_t in_capsule_bytes;   /* payload taken with a request; 0 = none */
+    uint64_t instance_id; /* random, of this process's run: tells a restart from a reconnect */
+    uint32_t credits;     /* requests that a peer may have outstanding here; 0 = SL_CREDITS_MAX */
+    uint32_t in_capsule_bytes;      /* payload taken with a request; 0 = none */
     uint64_t heartbeat_interval_ns; /* 0 = the default, as the next two */
     uint64_t heartbeat_timeout_ns;
     uint64_t handshake_timeout_ns;
@@ -47,18 +51,20 @@ struct sl_peer_info {
     uint32_t transfer_bytes_max;
 };
 
-/* A request that came in. The capsule was checked: length, CRC, sequence, type known as a request. Its body is
- * not. Lives until sl_received_release(), which also posts the receive again and gives the credit back. */
+/* A request that came in. The capsule was checked: length, CRC, sequence, type known as a request.
+ * Its body is not. Lives until sl_received_release(), which also posts the receive again and gives
+ * the credit back. */
 struct sl_received {
     struct sl_connection *connection;
-    union sl_capsule capsule;    /* a private copy: header of 32 … 256 bytes, the rest zero */
-    struct sl_buf *payload;      /* in-capsule data, page-aligned, tail pages given back; or NULL */
+    union sl_capsule capsule; /* a private copy: header of 32 … 256 bytes, the rest zero */
+    struct sl_buf *payload;   /* in-capsule data, page-aligned, tail pages given back; or NULL */
     uint32_t payload_bytes;
-    struct sl_list node;         /* free for the owner's use */
+    struct sl_list node; /* free for the owner's use */
 };
 
 struct sl_connection_handlers {
-    /* Incoming connections only: the peer proved itself. Sets the owner by sl_connection_set_owner(). */
+    /* Incoming connections only: the peer proved itself. Sets the owner by
+     * sl_connection_set_owner(). */
     void (*opened)(void *listener_owner, struct sl_connection *connection);
     /* Takes `received`. Not in a coroutine: spawn one, or act at once. */
     void (*received)(void *owner, struct sl_received *received);
@@ -73,8 +79,9 @@ void sl_fabric_destroy(struct sl_fabric *fabric);
 /* Shuts every connection down and waits until the last is closed. */
 void sl_fabric_drain_co(struct sl_fabric *fabric);
 
-/* Incoming connections whose private data name reactor i go to fabrics[i] (their own reactor's, by mail);
- * an index that is out of range is rejected. `bound` may be NULL. All fabrics have the same link. */
+/* Incoming connections whose private data name reactor i go to fabrics[i] (their own reactor's, by
+ * mail); an index that is out of range is rejected. `bound` may be NULL. All fabrics have the same
+ * link. */
 int sl_fabric_listen(struct sl_fabric *const *fabrics, unsigned fabric_count, const char *address,
                      const struct sl_connection_handlers *handlers, void *const *listener_owners,
                      char *bound, struct sl_fabric_listener **listener);
@@ -95,14 +102,15 @@ void sl_connection_unref(struct sl_connection *connection);
 /* Begins teardown; closed() follows. Harmless twice. */
 void sl_connection_shutdown(struct sl_connection *connection, int reason);
 
-/* Sends a request (header.type, length_bytes and body filled by the caller; the rest by the fabric; at most
- * SL_SEND_SPANS_MAX - 1 payload spans, page-aligned) when a credit is there, and waits for its reply.
- * Payload is lent until it returns. 0 and `reply` filled (its status may be an error), or negative errno. */
+/* Sends a request (header.type, length_bytes and body filled by the caller; the rest by the fabric;
+ * at most SL_SEND_SPANS_MAX - 1 payload spans, page-aligned) when a credit is there, and waits for
+ * its reply. Payload is lent until it returns. 0 and `reply` filled (its status may be an error),
+ * or negative errno. */
 int sl_connection_call_co(struct sl_connection *connection, union sl_capsule *request,
                           const struct sl_span *payload, unsigned payload_count,
                           union sl_capsule *reply);
-/* Answers `received` (copies request_id); the capsule's body is the caller's. Does not wait for completion;
- * fire and forget, as the capsule is copied. May be called outside of coroutines. */
+/* Answers `received` (copies request_id); the capsule's body is the caller's. Does not wait for
+ * completion; fire and forget, as the capsule is copied. May be called outside of coroutines. */
 void sl_connection_reply(struct sl_received *received, union sl_capsule *reply);
 
 /* One-sided operations. Spans and pieces cover the same number of bytes, ≤ SL_TRANSFER_BYTES_MAX.
@@ -110,8 +118,8 @@ void sl_connection_reply(struct sl_received *received, union sl_capsule *reply);
 int sl_connection_read_co(struct sl_connection *connection, const struct sl_span *spans,
                           unsigned span_count, const struct sl_remote_piece *pieces,
                           unsigned piece_count);
-/* WRITEs, and the reply right behind them in the same turn: the payload has landed when the reply arrives.
- * Returns when the local memory is free again. */
+/* WRITEs, and the reply right behind them in the same turn: the payload has landed when the reply
+ * arrives. Returns when the local memory is free again. */
 int sl_connection_write_reply_co(struct sl_received *received, const struct sl_span *spans,
                                  unsigned span_count, const struct sl_remote_piece *pieces,
                                  unsigned piece_count, union sl_capsule *reply);
