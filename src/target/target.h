@@ -1,12 +1,14 @@
 /*
- * The storage target: admits requests from gateways, moves payload one-sidedly, checks CRCs, drives the
- * backend. One struct sl_target a reactor; a struct sl_storage is shared by the reactors of the process and
- * is immutable after open, but for the shards, each of which belongs to one reactor.
+ * The storage target: admits requests from gateways, moves payload one-sidedly, checks CRCs, drives
+ * the backend. One struct sl_target a reactor; a struct sl_storage is shared by the reactors of the
+ * process and is immutable after open, but for the shards, each of which belongs to one reactor.
  *
- *   received ─► admit ─► payload in (in-capsule | READ | mapped) ─► range lock ─► backend ─► CRC ─► reply
+ *   received ─► admit ─► payload in (in-capsule | READ | mapped) ─► range lock ─► backend ─► CRC ─►
+ * reply
  *
- * Offset ─► reactor: shards of SL_SHARD_BYTES go round-robin over the reactors of the process; a request for
- * another reactor's shard is answered SL_STATUS_MOVED. One request never crosses a shard boundary.
+ * Offset ─► reactor: shards of SL_SHARD_BYTES go round-robin over the reactors of the process; a
+ * request for another reactor's shard is answered SL_STATUS_MOVED. One request never crosses a
+ * shard boundary.
  */
 #ifndef SL_TARGET_TARGET_H
 #define SL_TARGET_TARGET_H
@@ -20,13 +22,13 @@ struct sl_storage;
 struct sl_target;
 
 struct sl_storage_config {
-    const char *spec;      /* "mem:SIZE", "file:PATH", "PATH" of a block device */
-    uint64_t size_bytes;   /* 0 = all; more than the file has: -ENOSPC */
+    const char *spec;    /* "mem:SIZE", "file:PATH", "PATH" of a block device */
+    uint64_t size_bytes; /* 0 = all; more than the file has: -ENOSPC */
     unsigned reactor_count;
     bool read_only;
-    bool checksums;        /* default on; off only to measure */
-    bool durable_writes;   /* RWF_DSYNC: default on; off: durable at flush (mem: no matter) */
-    bool buffered;         /* tests on file systems without O_DIRECT */
+    bool checksums;      /* default on; off only to measure */
+    bool durable_writes; /* RWF_DSYNC: default on; off: durable at flush (mem: no matter) */
+    bool buffered;       /* tests on file systems without O_DIRECT */
     bool hugepages;
 };
 
@@ -36,8 +38,9 @@ struct sl_storage_info {
     bool read_only;
 };
 
-/* Parses, checks and locks the storage; at start, on any thread. Errors are explained in `error` (what was
- * wrong, the limit, what to do). -EINVAL (spec), -ENOENT, -EACCES, -EROFS, -EWOULDBLOCK, -ENOSPC, … */
+/* Parses, checks and locks the storage; at start, on any thread. Errors are explained in `error`
+ * (what was wrong, the limit, what to do). -EINVAL (spec), -ENOENT, -EACCES, -EROFS, -EWOULDBLOCK,
+ * -ENOSPC, … */
 int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **storage,
                     char *error, size_t error_bytes);
 const struct sl_storage_info *sl_storage_info(const struct sl_storage *storage);
@@ -60,9 +63,10 @@ void sl_target_statistics(const struct sl_target *target, struct sl_target_stati
 /* For sl_fabric_listen(); the listener owner is the struct sl_target of that reactor. */
 extern const struct sl_connection_handlers sl_target_connection_handlers;
 
-/* One I/O on memory that this process can reach (a gateway in the same process; mapped client memory):
- * spans lie in regions of this reactor's memory or have region NULL. 0 or negative errno: -EINVAL
- * (misaligned, zero, crosses a shard), -ERANGE, -SL_E_MOVED, -SL_E_CHECKSUM, -EIO, -ENOSPC, -EROFS. */
+/* One I/O on memory that this process can reach (a gateway in the same process; mapped client
+ * memory): spans lie in regions of this reactor's memory or have region NULL. 0 or negative errno:
+ * -EINVAL (misaligned, zero, crosses a shard), -ERANGE, -SL_E_MOVED, -SL_E_CHECKSUM, -EIO, -ENOSPC,
+ * -EROFS. */
 int sl_target_execute_co(struct sl_target *target, enum sl_io_opcode opcode, uint64_t offset_bytes,
                          const struct sl_span *spans, unsigned span_count, uint32_t length_bytes);
 

@@ -1,0 +1,101 @@
+/* The file and block-device backend: straight to seam 1. Byte n of the storage is byte n of the
+ * file. */
+#include <errno.h>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "target/private.h"
+
+/* A killed predecessor's last I/O ends within this, unless its device hangs. */
+#define LOCK_WAIT_NS (10 * SL_NS_PER_S)
+
+static void explain(const struct sl_storage *storage, int error)
+{
+    const char *hint = "";
+    if (error == -EWOULDBLOCK)
+        hint = "; another process serves it (or its last I/O has not ended)";
+    else if (error == -EINVAL)
+        hint = "; its file system has no O_DIRECT: use another, or --buffered";
+    else if (error == -ENOSPC)
+        hint = "; it is smaller than --size";
+    sl_log_error("target", "storage '%s' cannot be opened: %s (%s)%s", storage->path,
+                 sl_error_text(error), sl_error_name(error), hint);
+}
+
+static int disk_open(struct sl_target *target)
+{
+    struct sl_storage *storage = target->storage;
+    struct sl_disk_info info;
+    struct sl_disk_options options = {
+        .read_only = storage->config.read_only,
+        .buffered = storage->config.buffered,
+        .exclusive = true,
+        .lock_wait_ns = LOCK_WAIT_NS,
+        .share_with = storage->first_disk,
+    };
+    int error = sl_disk_open(target->io, storage->path, &options, &info, &target->disk);
+    if (error == 0)
+        error = sl_storage_learn(storage, info.capacity_bytes);
+    if (error < 0) {
+        explain(storage, error);
+        return error;
+    }
+    if (storage->first_disk == NULL)
+        storage->first_disk = target->disk;
+    target->alignment_bytes = info.alignment_bytes;
+    return 0;
+}
+
+static void disk_close(struct sl_target *target)
+{
+    sl_disk_close(target->disk);
+    target->disk = NULL;
+}
+
+static int disk_read_co(struct sl_target *target, uint64_t offset_bytes,
+                        const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
+{
+    return sl_disk_rw_co(target->disk, SL_DISK_READ, spans, span_count, offset_bytes, length_bytes,
+                         0);
+}
+
+static int disk_write_co(struct sl_target *target, uint64_t offset_bytes,
+                         const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
+{
+    unsigned flags = target->storage->config.durable_writes ? SL_DISK_DURABLE : 0;
+    return sl_disk_rw_co(target->disk, SL_DISK_WRITE, spans, span_count, offset_bytes, length_bytes,
+                         flags);
+}
+
+static int disk_flush_co(struct sl_target *target)
+{
+    return sl_disk_rw_co(target->disk, SL_DISK_FLUSH, NULL, 0, 0, 0, 0);
+}
+
+static int disk_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes,
+                                uint32_t length_bytes, bool keep)
+{
+    /* Also for a discard: what a device answers for discarded blocks is not defined, our checksums
+     * are. */
+    int error =
+        sl_disk_rw_co(target->disk, SL_DISK_WRITE_ZEROES, NULL, 0, offset_bytes, length_bytes, 0);
+    if (error == 0 && target->storage->config.durable_writes)
+        error = disk_flush_co(target);
+    return error;
+}
+
+static void disk_borrow(struct sl_target *target, uint64_t offset_bytes, uint32_t length_bytes,
+                        struct sl_span *span)
+{
+    *span = (struct sl_span){0};
+}
+
+const struct backend_ops sl_backend_disk = {
+    .open = disk_open,
+    .close = disk_close,
+    .read_co = disk_read_co,
+    .write_co = disk_write_co,
+    .flush_co = disk_flush_co,
+    .write_zeroes_co = disk_write_zeroes_co,
+    .borrow = disk_borrow,
+};
