@@ -1,0 +1,82 @@
+/* Statistics of the group: summed over its reactors, each asked on its own thread, and over the
+ * servers. */
+#include <string.h>
+
+#include "core/call.h"
+#include "core/error.h"
+#include "fabric/statistics.h"
+#include "gateway/private.h"
+
+struct statistics_call {
+    struct sl_gateway *gateway;
+    struct sl_gateway_statistics *sum;
+};
+
+static int ask_route_co(struct route *route, struct sl_capsule_statistics *answer)
+{
+    union sl_capsule request, reply;
+    memset(&request, 0, sizeof(request));
+    request.header.type = SL_CAPSULE_STATISTICS;
+    request.header.length_bytes = sizeof(request.header);
+    struct sl_connection *connection = route->connection;
+    sl_connection_ref(connection);
+    int error = sl_connection_call_co(connection, &request, NULL, 0, &reply);
+    sl_connection_unref(connection);
+    if (error == 0)
+        error = sl_status_to_errno(reply.header.status);
+    if (error == 0 && reply.header.length_bytes < sizeof(*answer))
+        error = -SL_E_PROTOCOL;
+    if (error == 0)
+        memcpy(answer, &reply, sizeof(*answer)); /* header: its length was checked above */
+    return error;
+}
+
+/* Each target reactor answers for itself; one gateway reactor asks them all. */
+static void ask_servers_co(struct sl_gateway *gateway, struct sl_gateway_statistics *sum)
+{
+    for (unsigned i = 0; i < gateway->group->remote_count; i++) {
+        struct server *server = &gateway->servers[i];
+        for (unsigned j = 0; j < server->route_count; j++) {
+            struct sl_capsule_statistics answer = {0};
+            if (server->routes[j]->state != ROUTE_OPEN ||
+                ask_route_co(server->routes[j], &answer) < 0)
+                continue;
+            for (unsigned k = 0; k < SL_COPY_REASON_COUNT; k++) {
+                sum->target_copies.bytes[k] += answer.copy_bytes[k];
+                sum->target_copies.count[k] += answer.copy_count[k];
+            }
+            sum->target_read_bytes += answer.read_bytes;
+            sum->target_write_bytes += answer.write_bytes;
+        }
+    }
+}
+
+static int64_t collect_co(void *argument)
+{
+    struct statistics_call *call = argument;
+    const struct sl_gateway_statistics *own = &call->gateway->statistics;
+    struct sl_gateway_statistics *sum = call->sum;
+    sum->read_count += own->read_count;
+    sum->read_bytes += own->read_bytes;
+    sum->write_count += own->write_count;
+    sum->write_bytes += own->write_bytes;
+    sum->other_count += own->other_count;
+    sum->error_count += own->error_count;
+    sum->retry_count += own->retry_count;
+    sum->connect_count += own->connect_count;
+    sum->disconnect_count += own->disconnect_count;
+    sum->inflight_count += own->inflight_count;
+    sl_copy_counters_add(&sum->copies, sl_memory_copies(call->gateway->memory));
+    if (call->gateway->index == 0)
+        ask_servers_co(call->gateway, sum);
+    return 0;
+}
+
+void sl_gateway_statistics_co(struct sl_gateway_group *group, struct sl_gateway_statistics *sum)
+{
+    *sum = (struct sl_gateway_statistics){0};
+    for (unsigned i = 0; i < group->reactor_count; i++) {
+        struct statistics_call call = {group->members[i], sum};
+        sl_reactor_call_co(call.gateway->reactor, collect_co, &call);
+    }
+}
