@@ -1,0 +1,276 @@
+/*
+ * The life of a server process, top to bottom: storage → reactors → (fabric, target, gateway) on
+ * each → listener and local channel on reactor 0 → signal → the same in reverse.
+ */
+#include "daemon/server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comch/path.h"
+#include "core/call.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/size.h"
+#include "frontend/comch/frontend.h"
+
+struct process {
+    const struct sl_server_config *config;
+    struct sl_runtime *runtime;
+    struct sl_storage *storage;
+    uint64_t instance_id;
+    /* One a reactor. Two trust domains: targets serve gateways from `serving`, gateways reach out
+     * by `reaching`. */
+    struct sl_fabric *serving[SL_RUNTIME_REACTORS_MAX];
+    struct sl_fabric *reaching[SL_RUNTIME_REACTORS_MAX];
+    struct sl_target *targets[SL_RUNTIME_REACTORS_MAX];
+    struct sl_gateway *gateways[SL_RUNTIME_REACTORS_MAX];
+    struct sl_io *ios[SL_RUNTIME_REACTORS_MAX];
+    struct sl_gateway_group *group;
+    struct sl_fabric_listener *listener;
+    struct sl_comch_frontend *frontend;
+    struct sl_local_storage local;
+};
+
+struct node_call {
+    struct process *process;
+    struct sl_runtime_node *node;
+};
+
+static int create_fabric(struct process *process, struct sl_runtime_node *node, enum sl_role role,
+                         struct sl_fabric **fabric)
+{
+    const struct sl_server_config *config = process->config;
+    struct sl_fabric_config fabric_config = {
+        .link = config->link,
+        .domain =
+            {
+                .io = node->io,
+                .memory = node->memory,
+                .device = config->device,
+                .arena_access = 0,
+                /* Targets are always the active side; gateways let targets reach their clients'
+                   memory. */
+                .foreign_access =
+                    role == SL_ROLE_GATEWAY ? SL_ACCESS_REMOTE_READ | SL_ACCESS_REMOTE_WRITE : 0,
+            },
+        .reactor = node->reactor,
+        .role = role,
+        /* Of this reactor: a target tells a reconnect from another reactor's connection by it. */
+        .instance_id = process->instance_id + node->index * UINT64_C(0x9e3779b97f4a7c15),
+        .credits = config->credits,
+        .in_capsule_bytes = role == SL_ROLE_TARGET ? SL_IN_CAPSULE_BYTES_MAX : 0,
+        .heartbeat_timeout_ns = config->heartbeat_timeout_ns,
+    };
+    memcpy(fabric_config.cluster_key, config->cluster_key, sizeof(fabric_config.cluster_key));
+    int error = sl_fabric_create(&fabric_config, fabric);
+    if (error < 0)
+        sl_log_error("server", "fabric '%s' on device '%s' cannot be opened: %s (%s)",
+                     config->link->name, config->device != NULL ? config->device : "any",
+                     sl_error_text(error), sl_error_name(error));
+    return error;
+}
+
+static int64_t node_start_co(void *argument)
+{
+    struct node_call *call = argument;
+    struct process *process = call->process;
+    struct sl_runtime_node *node = call->node;
+    const struct sl_server_config *config = process->config;
+    int error = 0;
+    process->ios[node->index] = node->io;
+    if (config->has_target) {
+        error = sl_target_create(process->storage, node->index, node->io, node->memory,
+                                 &process->targets[node->index]);
+        if (error == 0 && config->listen_address != NULL)
+            error = create_fabric(process, node, SL_ROLE_TARGET, &process->serving[node->index]);
+    }
+    if (error == 0 && config->has_gateway && config->gateway.server_count > 0)
+        error = create_fabric(process, node, SL_ROLE_GATEWAY, &process->reaching[node->index]);
+    return error;
+}
+
+/* After every reactor has its target: a gateway may call any of them. */
+static int64_t node_start_gateway_co(void *argument)
+{
+    struct node_call *call = argument;
+    struct process *process = call->process;
+    unsigned index = call->node->index;
+    return sl_gateway_create(process->group, index, call->node->reactor, call->node->memory,
+                             process->reaching[index], &process->gateways[index]);
+}
+
+static int64_t node_stop_gateway_co(void *argument)
+{
+    struct node_call *call = argument;
+    struct process *process = call->process;
+    unsigned index = call->node->index;
+    if (process->gateways[index] != NULL)
+        sl_gateway_stop_co(process->gateways[index]);
+    return 0;
+}
+
+static int64_t node_stop_co(void *argument)
+{
+    struct node_call *call = argument;
+    struct process *process = call->process;
+    unsigned index = call->node->index;
+    sl_gateway_destroy(process->gateways[index]);
+    struct sl_fabric *fabrics[] = {process->serving[index], process->reaching[index]};
+    for (unsigned i = 0; i < SL_COUNT_OF(fabrics); i++) {
+        if (fabrics[i] != NULL)
+            sl_fabric_drain_co(fabrics[i]);
+        sl_fabric_destroy(fabrics[i]);
+    }
+    sl_target_destroy(process->targets[index]);
+    return 0;
+}
+
+static int on_every_node_co(struct process *process, int64_t (*function_co)(void *argument))
+{
+    for (unsigned i = 0; i < process->runtime->node_count; i++) {
+        struct node_call call = {process, &process->runtime->nodes[i]};
+        int error = (int)sl_reactor_call_co(call.node->reactor, function_co, &call);
+        if (error < 0)
+            return error;
+    }
+    return 0;
+}
+
+static void local_statistics(void *target, struct sl_copy_counters *copies)
+{
+    struct sl_target_statistics statistics;
+    sl_target_statistics(target, &statistics);
+    *copies = statistics.copies;
+}
+
+static int execute_on_target_co(void *target, enum sl_io_opcode opcode, uint64_t offset_bytes,
+                                const struct sl_span *spans, unsigned span_count,
+                                uint32_t length_bytes)
+{
+    return sl_target_execute_co(target, opcode, offset_bytes, spans, span_count, length_bytes);
+}
+
+static int create_group(struct process *process)
+{
+    char error_text[512];
+    struct sl_gateway_config gateway = process->config->gateway;
+    if (process->config->has_target) {
+        const struct sl_storage_info *info = sl_storage_info(process->storage);
+        process->local = (struct sl_local_storage){
+            .capacity_bytes = info->capacity_bytes,
+            .read_only = info->read_only,
+            .shard_bytes = SL_SHARD_BYTES,
+            .targets = (void *const *)process->targets,
+            .execute_co = execute_on_target_co,
+            .statistics = local_statistics,
+        };
+        memcpy(process->local.storage_id, info->storage_id, sizeof(info->storage_id));
+        gateway.local = &process->local;
+    }
+    int error = sl_gateway_group_create(&gateway, process->runtime->node_count, &process->group,
+                                        error_text, sizeof(error_text));
+    if (error < 0)
+        sl_log_error("gateway", "%s", error == -ENOMEM ? sl_error_text(error) : error_text);
+    return error;
+}
+
+static int start_gateway_co(struct process *process)
+{
+    char path[SL_COMCH_PATH_BYTES_MAX];
+    int error = create_group(process);
+    if (error == 0)
+        error = on_every_node_co(process, node_start_gateway_co);
+    if (error < 0)
+        return error;
+    error = sl_comch_path(process->config->channel_name, true, path);
+    if (error == 0)
+        error = sl_comch_frontend_open(process->group, process->ios, path, &process->frontend);
+    if (error < 0)
+        sl_log_error("gateway", "command channel '%s' cannot be opened: %s (%s)%s",
+                     process->config->channel_name, sl_error_text(error), sl_error_name(error),
+                     error == -EADDRINUSE ? "; another gateway serves it: choose another "
+                                            "--command-channel-name"
+                                          : "");
+    else
+        sl_log_info("gateway", "ready: command channel '%s' at %s", process->config->channel_name,
+                    path);
+    return error;
+}
+
+static int start_listener_co(struct process *process)
+{
+    const struct sl_server_config *config = process->config;
+    char bound[SL_ADDRESS_BYTES_MAX];
+    int error = sl_fabric_listen(process->serving, process->runtime->node_count,
+                                 config->listen_address, &sl_target_connection_handlers,
+                                 (void *const *)process->targets, bound, &process->listener);
+    if (error < 0) {
+        sl_log_error("target", "cannot listen on %s over %s: %s (%s)%s", config->listen_address,
+                     config->link->name, sl_error_text(error), sl_error_name(error),
+                     error == -EADDRINUSE ? "; choose another --listen address" : "");
+        return error;
+    }
+    char size[32];
+    sl_size_format(sl_storage_info(process->storage)->capacity_bytes, size, sizeof(size));
+    sl_log_info("target", "ready: %s (%s) over %s at %s", config->storage.spec, size,
+                config->link->name, bound);
+    return 0;
+}
+
+static int serve_co(struct process *process)
+{
+    const struct sl_server_config *config = process->config;
+    int error = on_every_node_co(process, node_start_co);
+    if (error == 0 && config->listen_address != NULL)
+        error = start_listener_co(process);
+    if (error == 0 && config->has_gateway)
+        error = start_gateway_co(process);
+    if (error == 0)
+        sl_runtime_wait_signal_co(process->runtime);
+    return error;
+}
+
+static int process_main_co(struct sl_runtime *runtime, void *argument)
+{
+    struct process *process = argument;
+    process->runtime = runtime;
+    process->instance_id = sl_reactor_random_u64(runtime->nodes[0].reactor);
+    int error = serve_co(process);
+    if (process->listener != NULL)
+        sl_fabric_listener_close(process->listener);
+    /* Gateways first refuse new I/O, so that the sessions' outstanding I/O ends; then the sessions
+     * go. */
+    on_every_node_co(process, node_stop_gateway_co);
+    sl_comch_frontend_close_co(process->frontend);
+    /* Reactor 0 last: its disk holds the storage's lock. */
+    for (unsigned i = runtime->node_count; i-- > 0;) {
+        struct node_call call = {process, &runtime->nodes[i]};
+        sl_reactor_call_co(call.node->reactor, node_stop_co, &call);
+    }
+    sl_gateway_group_destroy(process->group);
+    return error;
+}
+
+int sl_server_run(const struct sl_server_config *config)
+{
+    struct process *process = calloc(1, sizeof(*process));
+    if (process == NULL)
+        return 1;
+    process->config = config;
+    int error = 0;
+    if (config->has_target) {
+        char error_text[1024];
+        error =
+            sl_storage_open(&config->storage, &process->storage, error_text, sizeof(error_text));
+        if (error < 0)
+            sl_log_error("target", "%s", error_text);
+    }
+    if (error == 0)
+        error = sl_runtime_run(&config->runtime, process_main_co, process);
+    sl_storage_close(process->storage);
+    free(process);
+    return error < 0 ? 1 : 0;
+}

@@ -1,0 +1,35 @@
+/*
+ * What sluice-target and sluice-gateway have in common: a process that serves storage, routes I/O,
+ * or both
+ * (`sluice-target --gateway`), on one set of reactors.
+ */
+#ifndef SL_DAEMON_SERVER_H
+#define SL_DAEMON_SERVER_H
+
+#include "daemon/runtime.h"
+#include "fabric/fabric.h"
+#include "gateway/gateway.h"
+#include "target/target.h"
+
+struct sl_server_config {
+    const char *program;
+    struct sl_runtime_config runtime;
+    const struct sl_link_ops *link;
+    const char *device;
+    uint8_t cluster_key[SL_CLUSTER_KEY_BYTES];
+    uint32_t credits;
+    uint64_t heartbeat_timeout_ns; /* 0 = the default */
+
+    bool has_target;
+    struct sl_storage_config storage;
+    const char *listen_address; /* NULL: none (a gateway in this process is the only user) */
+
+    bool has_gateway;
+    struct sl_gateway_config gateway;
+    const char *channel_name;
+};
+
+/* Runs until SIGINT or SIGTERM. The process's exit status: 0, or 1 after an error (logged). */
+int sl_server_run(const struct sl_server_config *config);
+
+#endif
