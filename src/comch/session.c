@@ -133,13 +133,13 @@ static int memory_check(int memfd, uint64_t length_bytes, bool *writable)
     int flags = fcntl(memfd, F_GETFL);
     if (seals < 0 || flags < 0 || fstat(memfd, &status) < 0 || !S_ISREG(status.st_mode) ||
         (seals & F_SEAL_SHRINK) == 0)
-        return -EPERM;
+        return -EINVAL;
     if (length_bytes == 0 || !sl_is_aligned(length_bytes, SL_BLOCK_BYTES) ||
         length_bytes > (uint64_t)status.st_size)
         return -EINVAL;
     int access_mode = flags & O_ACCMODE;
     if (access_mode == O_WRONLY)
-        return -EPERM;
+        return -EINVAL;
     if (access_mode != O_RDWR || (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
         *writable = false;
     return 0;

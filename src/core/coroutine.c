@@ -31,6 +31,7 @@
 #endif
 
 #ifdef SL_ASAN
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef SL_TSAN
@@ -181,6 +182,10 @@ static void co_free(struct sl_co *co)
     co->reactor->statistics.stack_count--;
 #ifdef SL_HAVE_VALGRIND
     VALGRIND_STACK_DEREGISTER(co->valgrind_id);
+#endif
+#ifdef SL_ASAN
+    /* Its frames never returned: whoever is mapped here next would find their redzones. */
+    ASAN_UNPOISON_MEMORY_REGION(co->stack_bottom, co->stack_bytes);
 #endif
     munmap(co->mapping, co->mapping_bytes);
 }

@@ -100,7 +100,9 @@ static void guard_add(struct sl_region *region)
 static void guard_remove(const struct sl_region *region)
 {
     for (unsigned i = 0; i < GUARD_SLOTS; i++) {
-        if (atomic_load(&guard_slots[i].length_bytes) == 0 || guard_slots[i].region != region)
+        /* The other slots belong to regions of other threads: only their atomics may be read. */
+        if (atomic_load(&guard_slots[i].length_bytes) == 0 ||
+            atomic_load(&guard_slots[i].base) != (uintptr_t)region->base)
             continue;
         atomic_store(&guard_slots[i].length_bytes, 0);
         guard_slots[i].region = NULL;

@@ -254,10 +254,14 @@ bool shm_window_drain(struct shm_connection *connection);
 /* Gives up those that are still dying: their pages go with their last user. */
 void shm_window_abandon(struct shm_connection *connection);
 
+/* Tells the peer of a region of ours, if it has a right to it. 0 or negative errno. */
 int shm_region_announce(struct shm_connection *connection, struct sl_region *region);
+/* Tells the peer that it is gone; keeps a reference until the peer has acknowledged. */
 void shm_region_revoke(struct shm_connection *connection, struct sl_region *region,
                        const struct shm_key *key);
+/* The peer has. -SL_E_PROTOCOL: acknowledged what was not revoked. */
 int shm_region_revoked(struct shm_connection *connection, uint64_t key);
+/* All references: the peer can touch nothing any more. */
 void shm_region_release_all(struct shm_connection *connection);
 
 /* data.c */
