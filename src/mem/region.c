@@ -39,7 +39,7 @@ struct sl_region_set {
 struct guard_slot {
     _Atomic uintptr_t base;
     _Atomic size_t length_bytes;
-    struct sl_region *region;
+    struct sl_region *_Atomic region;
 };
 
 static struct guard_slot guard_slots[GUARD_SLOTS];

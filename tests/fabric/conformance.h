@@ -159,6 +159,8 @@ void conformance_op_post(struct conformance_op *op);
 void conformance_post(struct conformance_op *const *ops, unsigned op_count);
 void conformance_post_one(struct conformance_op *op);
 void conformance_await_done(struct conformance_op *op);
+/* Now, seen from its reactor. */
+unsigned conformance_done_count(struct conformance_op *op);
 
 /* Memory at a node that peers reach. */
 struct conformance_target {

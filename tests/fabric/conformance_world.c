@@ -504,6 +504,24 @@ void conformance_await_done(struct conformance_op *op)
     conformance_await(op->end->node, op_is_done, op);
 }
 
+struct done_count {
+    const struct conformance_op *op;
+    unsigned count;
+};
+
+static void done_count_on(void *argument)
+{
+    struct done_count *done_count = argument;
+    done_count->count = done_count->op->done_count;
+}
+
+unsigned conformance_done_count(struct conformance_op *op)
+{
+    struct done_count done_count = {op, 0};
+    conformance_call(op->end->node, done_count_on, &done_count);
+    return done_count.count;
+}
+
 static void target_open_on(void *argument)
 {
     struct conformance_target *target = argument;
