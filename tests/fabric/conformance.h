@@ -51,6 +51,8 @@ struct conformance_link {
     /* Between two steps of the reactors, when none had work: lets virtual time pass. May be NULL.
      */
     void (*idle)(struct conformance_world *world);
+    /* After every io was destroyed. May be NULL. */
+    void (*close)(struct conformance_world *world);
 };
 
 struct conformance_world {

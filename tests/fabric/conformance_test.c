@@ -17,6 +17,7 @@
 #include <fcntl.h>
 
 #include "conformance.h"
+#include "sim/sim.h"
 #include "core/error.h"
 #include "fabric/shm/shm.h"
 #include "fabric/tcp/tcp.h"
@@ -45,9 +46,37 @@ static void shm_addresses(char *listen, char *nobody)
     snprintf(nobody, SL_ADDRESS_BYTES_MAX, "unix:/tmp/sluice-conformance-nobody");
 }
 
+/* One simulator a world, made with its first node. */
+static struct sl_sim *sim;
+
+static int sim_create(struct conformance_node *node)
+{
+    struct sl_sim_config config = {.seed = 20261121, .network.slow_per_million = 1000};
+    int error = sim != NULL ? 0 : sl_sim_create(&config, &sim);
+    return error < 0 ? error : sl_sim_io_create(sim, node->index == 0 ? "a" : "b", &node->io);
+}
+
+static void sim_addresses(char *listen, char *nobody)
+{
+    snprintf(listen, SL_ADDRESS_BYTES_MAX, "node:0");
+    snprintf(nobody, SL_ADDRESS_BYTES_MAX, "node:1");
+}
+
+static void sim_idle(struct conformance_world *world)
+{
+    sl_sim_advance(sim, sl_sim_now_ns(sim) + SL_NS_PER_MS);
+}
+
+static void sim_close(struct conformance_world *world)
+{
+    sl_sim_destroy(sim);
+    sim = NULL;
+}
+
 static const struct conformance_link links[] = {
     {"tcp", &sl_tcp_link_ops, true, tcp_addresses, uring_create, NULL},
     {"shm", &sl_shm_link_ops, true, shm_addresses, uring_create, NULL},
+    {"sim", &sl_link_sim, false, sim_addresses, sim_create, sim_idle, sim_close},
 };
 
 /* What a test gets: one link in one form. */

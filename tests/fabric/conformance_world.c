@@ -186,6 +186,8 @@ void conformance_world_close(struct conformance_world *world)
         sl_reactor_destroy(node->reactor);
         sl_io_destroy(node->io);
     }
+    if (world->link->close != NULL)
+        world->link->close(world);
     assert_int_equal(atomic_load(&world->failures), 0);
 }
 
