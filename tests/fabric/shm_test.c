@@ -460,7 +460,8 @@ static pid_t peer_fork(void (*act)(struct node *node, struct end *end))
     return pid;
 }
 
-static void accept_from(struct node *node, struct end *end)
+/* `receive` is posted before the peer can send. */
+static void accept_from(struct node *node, struct end *end, struct op *receive)
 {
     listen_at(node);
     STEP_UNTIL(node->incoming != NULL);
@@ -468,6 +469,7 @@ static void accept_from(struct node *node, struct end *end)
     assert_int_equal(LINK->accept(node->domain, node->incoming, &handlers, end, &end->connection),
                      0);
     node->incoming = NULL;
+    post(end, receive, SL_LINK_RECEIVE, NULL);
     STEP_UNTIL(end->connected);
     LINK->listener_close(node->listener);
 }
@@ -480,9 +482,9 @@ static void test_killed_peer(void **state)
     nodes[0] = &b;
     nodes[1] = NULL;
     node_open(&b, SL_ACCESS_REMOTE_READ);
-    accept_from(&b, &to);
     static struct op receives[3];
-    for (unsigned i = 0; i < 3; i++)
+    accept_from(&b, &to, &receives[0]);
+    for (unsigned i = 1; i < 3; i++)
         post(&to, &receives[i], SL_LINK_RECEIVE, NULL);
     run_ms(10);
     kill(pid, SIGKILL);
@@ -507,12 +509,11 @@ static void test_lying_peer(void **state)
     nodes[0] = &b;
     nodes[1] = NULL;
     node_open(&b, 0);
-    accept_from(&b, &liar);
+    static struct op receive, send, theirs;
+    accept_from(&b, &liar, &theirs);
     nodes[1] = &a;
     node_open(&a, 0);
     pair_open(&a, &b, &from, &to);
-    static struct op receive, send, theirs;
-    post(&liar, &theirs, SL_LINK_RECEIVE, NULL);
     STEP_UNTIL(theirs.done_count == 1);
     STEP_UNTIL(shm_connection_of(liar.connection)->state == SHM_CLOSING);
     assert_int_equal(shm_connection_of(liar.connection)->reason, -SL_E_PROTOCOL);
