@@ -28,8 +28,16 @@
 
 #define SL_COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
-#define sl_min(a, b) ((a) < (b) ? (a) : (b))
-#define sl_max(a, b) ((a) > (b) ? (a) : (b))
+/* Each evaluates its arguments once. */
+#define sl_min(a, b)                    SL_PICK(<, a, b, __COUNTER__)
+#define sl_max(a, b)                    SL_PICK(>, a, b, __COUNTER__)
+#define SL_PICK(operator, a, b, unique) SL_PICK_UNIQUE(operator, a, b, unique)
+#define SL_PICK_UNIQUE(operator, a, b, unique)                                                     \
+    __extension__({                                                                                \
+        __auto_type a_##unique = (a);                                                              \
+        __auto_type b_##unique = (b);                                                              \
+        a_##unique operator b_##unique ? a_##unique : b_##unique;                                  \
+    })
 
 /* A broken invariant ends the process in every build (STYLE 19). Never used on outside input. */
 #define SL_ASSERT(condition)                                                                       \

@@ -1,6 +1,7 @@
 /* Names and texts of errors. Stateless. */
 #include "core/error.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "core/base.h"
@@ -21,7 +22,7 @@ static const struct {
 
 const char *sl_error_name(int error)
 {
-    int code = error < 0 ? -error : error;
+    int code = error < 0 && error != INT_MIN ? -error : error;
     if (code >= SL_E_CHECKSUM && code < SL_E_LAST)
         return own[code - SL_E_CHECKSUM].name;
     const char *name = strerrorname_np(code);
@@ -30,7 +31,7 @@ const char *sl_error_name(int error)
 
 const char *sl_error_text(int error)
 {
-    int code = error < 0 ? -error : error;
+    int code = error < 0 && error != INT_MIN ? -error : error;
     if (code >= SL_E_CHECKSUM && code < SL_E_LAST)
         return own[code - SL_E_CHECKSUM].text;
     const char *text = strerrordesc_np(code);

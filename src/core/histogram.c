@@ -1,6 +1,7 @@
 /* Log-linear histogram: exact below 64 ns, then 64 buckets a power of two. */
 #include "core/histogram.h"
 
+#include <math.h>
 #include <string.h>
 
 void sl_histogram_reset(struct sl_histogram *histogram)
@@ -56,18 +57,18 @@ uint64_t sl_histogram_quantile_ns(const struct sl_histogram *histogram, double q
 {
     if (histogram->count == 0)
         return 0;
-    uint64_t rank = (uint64_t)(q * (double)histogram->count);
-    if (rank >= histogram->count)
-        rank = histogram->count - 1;
+    /* The nearest rank: the smallest value that at least the share q does not exceed. */
+    uint64_t rank = (uint64_t)ceil(q * (double)histogram->count);
+    rank = rank == 0 ? 0 : sl_min(rank, histogram->count) - 1;
     uint64_t seen = 0;
     for (unsigned i = 0; i < SL_HISTOGRAM_BUCKETS; i++) {
         seen += histogram->buckets[i];
-        if (seen > rank) {
+        if (seen > rank && i + 1 < SL_HISTOGRAM_BUCKETS) {
             uint64_t edge = sl_min(upper_edge_ns(i), histogram->max_ns);
             return sl_max(edge, histogram->min_ns);
         }
     }
-    return histogram->max_ns;
+    return histogram->max_ns; /* the last bucket has no upper edge */
 }
 
 double sl_histogram_mean_ns(const struct sl_histogram *histogram)

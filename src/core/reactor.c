@@ -7,6 +7,7 @@
 
 #include "core/log.h"
 #include "core/reactor_private.h"
+#include "core/trace.h"
 
 /* Long enough to bridge the gap between two requests of a busy client on a shared core (a loopback
  * round trip is about 15 µs), short enough that an idle reactor gives the core to its peer. */
@@ -131,12 +132,15 @@ static void reactor_sleep(struct sl_reactor *reactor)
 {
     sl_reactor_current = reactor;
     atomic_store_explicit(&reactor->sleeping, true, memory_order_seq_cst);
-    bool may_sleep = arm_pollers(reactor) &&
+    bool may_sleep = arm_pollers(reactor) && sl_list_is_empty(&reactor->ready) &&
                      atomic_load_explicit(&reactor->mail, memory_order_seq_cst) == NULL &&
                      !atomic_load_explicit(&reactor->stop, memory_order_seq_cst);
     if (may_sleep) {
         reactor->statistics.sleep_count++;
-        reactor->engine.sleep(reactor->engine.engine, sl_reactor_next_deadline_ns(reactor));
+        uint64_t deadline_ns = sl_reactor_next_deadline_ns(reactor);
+        sl_core_trace_reactor_sleep(reactor->config.index, deadline_ns);
+        unsigned count = reactor->engine.sleep(reactor->engine.engine, deadline_ns);
+        sl_core_trace_reactor_wake(reactor->config.index, count);
     }
     atomic_store_explicit(&reactor->sleeping, false, memory_order_seq_cst);
     disarm_pollers(reactor);

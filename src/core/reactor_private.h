@@ -30,6 +30,7 @@ struct sl_reactor {
     struct sl_list ready;  /* struct sl_co */
     struct sl_list pooled; /* struct sl_co with a warm stack; last in, first out */
     unsigned pooled_count;
+    unsigned stack_colour; /* of the next stack */
     struct sl_co *running;
     void *loop_context; /* of the loop, while a coroutine runs */
     void *loop_fake_stack;

@@ -26,14 +26,18 @@ static int parse_with_unit(const char *text, const struct unit *units, uint64_t 
         if (strcasecmp(end, unit->name) != 0)
             continue;
         double result = number * unit->factor;
-        if (!(result >= 0) || result >= 18446744073709551615.0)
-            return -ERANGE;
         if (strpbrk(text, ".eE") == NULL && unit->factor == 1) {
             errno = 0;
-            *value = strtoull(text, NULL, 10);
-            return errno != 0 ? -ERANGE : 0;
+            uint64_t whole = strtoull(text, NULL, 10);
+            if (errno != 0)
+                return -ERANGE;
+            *value = whole;
+            return 0;
         }
-        *value = (uint64_t)llround(result);
+        if (!(result >= 0) || result >= 18446744073709551616.0)
+            return -ERANGE;
+        /* Above 2^53 a double is a whole number already. */
+        *value = result < 9007199254740992.0 ? (uint64_t)llround(result) : (uint64_t)result;
         return 0;
     }
     return -EINVAL;

@@ -76,7 +76,11 @@ void sl_timer_arm(struct sl_reactor *reactor, struct sl_timer *timer, uint64_t d
 unsigned sl_reactor_fire_timers(struct sl_reactor *reactor)
 {
     unsigned count = 0;
-    while (reactor->timer_count > 0 && reactor->timers[1]->deadline_ns <= reactor->now_ns) {
+    /* No more than are armed now: a timer that arms itself again for a time that has passed waits
+     * for the next turn, and the turn ends. */
+    for (size_t left = reactor->timer_count; left > 0; left--) {
+        if (reactor->timer_count == 0 || reactor->timers[1]->deadline_ns > reactor->now_ns)
+            break;
         struct sl_timer *timer = reactor->timers[1];
         sl_timer_cancel(reactor, timer);
         timer->fire(timer);
