@@ -139,13 +139,6 @@ static int on_every_node_co(struct process *process, int64_t (*function_co)(void
     return 0;
 }
 
-static void local_statistics(void *target, struct sl_copy_counters *copies)
-{
-    struct sl_target_statistics statistics;
-    sl_target_statistics(target, &statistics);
-    *copies = statistics.copies;
-}
-
 static int execute_on_target_co(void *target, enum sl_io_opcode opcode, uint64_t offset_bytes,
                                 const struct sl_span *spans, unsigned span_count,
                                 uint32_t length_bytes)
@@ -165,7 +158,6 @@ static int create_group(struct process *process)
             .shard_bytes = SL_SHARD_BYTES,
             .targets = (void *const *)process->targets,
             .execute_co = execute_on_target_co,
-            .statistics = local_statistics,
         };
         memcpy(process->local.storage_id, info->storage_id, sizeof(info->storage_id));
         gateway.local = &process->local;

@@ -41,7 +41,6 @@ struct sl_local_storage {
     void *const *targets; /* one a reactor of the group */
     int (*execute_co)(void *target, enum sl_io_opcode opcode, uint64_t offset_bytes,
                       const struct sl_span *spans, unsigned span_count, uint32_t length_bytes);
-    void (*statistics)(void *target, struct sl_copy_counters *copies);
 };
 
 /* A volume as asked for on the command line. */

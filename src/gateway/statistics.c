@@ -51,6 +51,20 @@ static void ask_servers_co(struct sl_gateway *gateway, struct sl_gateway_statist
     }
 }
 
+/* One process, one set of counters: a gateway itself copies nothing, so all but what its link took
+ * in from remote targets is the local target's. */
+static void attribute_to_target(struct sl_gateway_statistics *sum)
+{
+    for (unsigned i = 0; i < SL_COPY_REASON_COUNT; i++) {
+        if (i == SL_COPY_STREAM || i == SL_COPY_WINDOW)
+            continue;
+        sum->target_copies.bytes[i] += sum->copies.bytes[i];
+        sum->target_copies.count[i] += sum->copies.count[i];
+        sum->copies.bytes[i] = 0;
+        sum->copies.count[i] = 0;
+    }
+}
+
 static int64_t collect_co(void *argument)
 {
     struct statistics_call *call = argument;
@@ -67,6 +81,8 @@ static int64_t collect_co(void *argument)
     sum->disconnect_count += own->disconnect_count;
     sum->inflight_count += own->inflight_count;
     sl_copy_counters_add(&sum->copies, sl_memory_copies(call->gateway->memory));
+    if (call->gateway->group->has_local)
+        attribute_to_target(sum);
     if (call->gateway->index == 0)
         ask_servers_co(call->gateway, sum);
     return 0;
