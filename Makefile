@@ -2,7 +2,7 @@
 
 BUILD ?= build
 # Suites whose tests cross threads: these run under ThreadSanitizer too.
-TSAN_SUITES ?= core io system
+TSAN_SUITES ?= core io fabric comch system
 # Seconds a fuzzer.
 FUZZ_SECONDS ?= 20
 export TSAN_SUITES FUZZ_SECONDS
