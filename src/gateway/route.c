@@ -199,12 +199,28 @@ static int route_connect_co(struct route *route)
     return error;
 }
 
+/* The end of the life cycle, in order: the server hears that it is one and not a failure. */
+static void route_leave_co(struct route *route)
+{
+    union sl_capsule reply;
+    struct sl_connection *connection = route->connection;
+    sl_connection_ref(connection);
+    if (control_call_co(route, SL_CAPSULE_STOP_STORAGE, &reply) == 0 && route->connection != NULL)
+        control_call_co(route, SL_CAPSULE_SHUTDOWN, &reply);
+    sl_connection_shutdown(connection, -ECANCELED);
+    sl_connection_unref(connection);
+}
+
 /* Until the connection has died and left. */
 static void route_serve_co(struct route *route)
 {
+    bool left = false;
     while (route->connection != NULL) {
-        if (route->server->gateway->stopping)
-            sl_connection_shutdown(route->connection, -ECANCELED);
+        if (route->server->gateway->stopping && !left) {
+            left = true;
+            route_leave_co(route);
+            continue;
+        }
         sl_wait_queue_co(&route->changed);
     }
 }

@@ -32,8 +32,10 @@ static inline void sl_block_waiters_init(struct sl_block_waiters *waiters)
     sl_list_init(&waiters->list);
 }
 
+/* Waits until the blocks are free of others (`exclusive`: of anybody), then holds them. */
 void sl_block_lock_co(struct sl_block_table *table, struct sl_block_waiters *waiters,
                       uint64_t first_block, uint32_t block_count, bool exclusive);
+/* Gives them back and lets in who can go now, in order of arrival. */
 void sl_block_unlock(struct sl_block_table *table, struct sl_block_waiters *waiters,
                      uint64_t first_block, uint32_t block_count, bool exclusive);
 

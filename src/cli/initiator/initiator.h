@@ -121,6 +121,7 @@ void report_progress(const struct initiator *initiator, uint64_t elapsed_ns);
 void report_progress_end(void);
 void report_print(const struct initiator *initiator);
 
+/* Monotonic time, for latencies. */
 uint64_t clock_now_ns(void);
 
 #endif
