@@ -63,6 +63,7 @@ static void free_block(struct sl_buddy *buddy, struct sl_buddy_arena *arena, uin
         page &= ~(1u << order);
         order++;
     }
+    SL_ASSERT(arena->pages[page].free_order == 0); /* freed twice */
     insert(buddy, arena, page, order);
 }
 
@@ -109,7 +110,7 @@ bool sl_buddy_alloc(struct sl_buddy *buddy, uint32_t page_count, struct sl_buddy
     return true;
 }
 
-uint32_t sl_buddy_largest_pages(struct sl_buddy *buddy)
+uint32_t sl_buddy_largest_pages(const struct sl_buddy *buddy)
 {
     for (unsigned order = SL_BUDDY_ORDERS; order-- > 0;) {
         if (!sl_list_is_empty(&buddy->free[order]))

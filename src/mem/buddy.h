@@ -43,6 +43,6 @@ bool sl_buddy_alloc(struct sl_buddy *buddy, uint32_t page_count, struct sl_buddy
 void sl_buddy_free(struct sl_buddy *buddy, struct sl_buddy_arena *arena, uint32_t first_page,
                    uint32_t page_count);
 /* Largest free block, in pages. */
-uint32_t sl_buddy_largest_pages(struct sl_buddy *buddy);
+uint32_t sl_buddy_largest_pages(const struct sl_buddy *buddy);
 
 #endif

@@ -27,6 +27,8 @@ static int append(struct sl_iobuf *iobuf, struct sl_span span, struct sl_buf *ow
 {
     if (span.length_bytes == 0)
         return 0;
+    if (span.length_bytes > UINT32_MAX - iobuf->length_bytes)
+        return -EINVAL;
     if (continues(iobuf, &span, owner)) {
         iobuf->spans[iobuf->span_count - 1].length_bytes += span.length_bytes;
     } else {
@@ -53,12 +55,26 @@ int sl_iobuf_append_span(struct sl_iobuf *iobuf, struct sl_span span)
     return append(iobuf, span, NULL);
 }
 
+/* Back to its first `span_count` spans, the last of them `last_bytes` long. */
+static void take_back(struct sl_iobuf *iobuf, unsigned span_count, uint32_t last_bytes,
+                      uint32_t length_bytes)
+{
+    while (iobuf->span_count > span_count)
+        sl_buf_unref(iobuf->owners[--iobuf->span_count]);
+    if (span_count > 0)
+        iobuf->spans[span_count - 1].length_bytes = last_bytes;
+    iobuf->length_bytes = length_bytes;
+}
+
 int sl_iobuf_append_slice(struct sl_iobuf *iobuf, const struct sl_iobuf *from,
                           uint32_t offset_bytes, uint32_t length_bytes)
 {
     if (offset_bytes > from->length_bytes || length_bytes > from->length_bytes - offset_bytes)
         return -EINVAL;
-    for (unsigned i = 0; i < from->span_count && length_bytes > 0; i++) {
+    unsigned span_count = iobuf->span_count;
+    uint32_t last_bytes = span_count > 0 ? iobuf->spans[span_count - 1].length_bytes : 0;
+    uint32_t before_bytes = iobuf->length_bytes;
+    for (unsigned i = 0; length_bytes > 0; i++) { /* `from` may be `iobuf` */
         struct sl_span span = from->spans[i];
         if (offset_bytes >= span.length_bytes) {
             offset_bytes -= span.length_bytes;
@@ -68,8 +84,10 @@ int sl_iobuf_append_slice(struct sl_iobuf *iobuf, const struct sl_iobuf *from,
         span.length_bytes = sl_min(span.length_bytes - offset_bytes, length_bytes);
         offset_bytes = 0;
         int error = append(iobuf, span, from->owners[i]);
-        if (error < 0)
+        if (error < 0) {
+            take_back(iobuf, span_count, last_bytes, before_bytes);
             return error;
+        }
         length_bytes -= span.length_bytes;
     }
     return 0;
@@ -82,7 +100,7 @@ bool sl_iov_is_prp(const struct sl_span *spans, unsigned span_count)
         uintptr_t start = (uintptr_t)spans[i].data;
         bool first = i == 0;
         bool last = i + 1 == span_count;
-        if (!sl_is_aligned(start, first ? 4 : PRP_PAGE_BYTES))
+        if (spans[i].length_bytes == 0 || !sl_is_aligned(start, first ? 4 : PRP_PAGE_BYTES))
             return false;
         if (!last && !sl_is_aligned(start + spans[i].length_bytes, PRP_PAGE_BYTES))
             return false;

@@ -2,39 +2,30 @@
  * A reactor's memory: arenas that grow on demand, buffers over the buddy allocator, and those that
  * wait.
  *
- * Who waits is served in order within a reserve, higher reserves first; an allocation that need not
- * wait never overtakes one that does. Owned by one reactor.
+ * Who waits is served in order within a reserve, higher reserves first; nobody overtakes one of the
+ * same reserve, however small. What a higher reserve cannot use (too short a run of pages) a lower
+ * one may take: its requests hold memory that the higher one waits for, so they must get on.
+ * Owned by one reactor.
  */
 #include "mem/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/error.h"
 #include "core/log.h"
+#include "core/reactor.h"
 #include "mem/buddy.h"
+#include "mem/poison.h"
 #include "mem/pool.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SL_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SL_ASAN 1
-#endif
-#endif
-#ifdef SL_ASAN
-#include <sanitizer/asan_interface.h>
-#define POISON(data, bytes)   ASAN_POISON_MEMORY_REGION(data, bytes)
-#define UNPOISON(data, bytes) ASAN_UNPOISON_MEMORY_REGION(data, bytes)
-#else
-#define POISON(data, bytes)   ((void)(data), (void)(bytes))
-#define UNPOISON(data, bytes) ((void)(data), (void)(bytes))
-#endif
 
 #define ARENA_BYTES_DEFAULT (32 * SL_MIB)
 #define BLOCK_BYTES         (2 * SL_MIB)
 #define BUFFERS_A_SLAB      256
+/* When the system, not the limit, refused an arena, there may be nobody who frees: look again. */
+#define STARVED_RETRY_NS (100 * SL_NS_PER_MS)
 
-struct arena {
+struct sl_arena {
     struct sl_list node;
     struct sl_buddy_arena buddy;
     struct sl_region *region;
@@ -59,6 +50,8 @@ struct sl_memory {
     uint64_t hugepage_bytes;
     uint64_t used_bytes;
     uint64_t waste_bytes;
+    bool starved;                             /* the system refused the last arena */
+    bool said_no_huge;                        /* once is enough */
     uint64_t reserve_bytes[SL_RESERVE_COUNT]; /* most that may be used after an allocation of it */
     struct sl_copy_counters copies;
 };
@@ -97,13 +90,18 @@ void sl_memory_destroy(struct sl_memory *memory)
 {
     if (memory == NULL)
         return;
-    SL_ASSERT(memory->used_bytes == 0 && memory->waiter_count == 0);
+    SL_ASSERT(memory->used_bytes == 0 && memory->waste_bytes == 0);
+    for (unsigned i = 0; i < SL_RESERVE_COUNT; i++) {
+        struct sl_list *waiting;
+        while ((waiting = sl_list_pop(&memory->waiters[i])) != NULL)
+            sl_wait_wake(&sl_list_entry(waiting, struct waiter, node)->wait, -ECANCELED);
+    }
     sl_pool_fini(&memory->buffers);
     struct sl_list *node;
     while ((node = sl_list_pop(&memory->arenas)) != NULL) {
-        struct arena *arena = sl_list_entry(node, struct arena, node);
+        struct sl_arena *arena = sl_list_entry(node, struct sl_arena, node);
         sl_buddy_arena_remove(&memory->buddy, &arena->buddy);
-        UNPOISON(arena->region->base, arena->region->length_bytes);
+        sl_unpoison(arena->region->base, arena->region->length_bytes);
         sl_region_remove(arena->region);
         free(arena);
     }
@@ -127,7 +125,7 @@ static int grow(struct sl_memory *memory)
     uint64_t bytes = sl_min(room, (uint64_t)memory->config.arena_bytes);
     if (bytes < BLOCK_BYTES)
         return -ENOMEM;
-    struct arena *arena = calloc(1, sizeof(*arena));
+    struct sl_arena *arena = calloc(1, sizeof(*arena));
     if (arena == NULL)
         return -ENOMEM;
     int error = sl_region_create(memory->regions, bytes, memory->config.hugepages,
@@ -139,19 +137,29 @@ static int grow(struct sl_memory *memory)
             sl_region_remove(arena->region);
     }
     if (error < 0) {
-        sl_log_error("mem", "an arena of %llu bytes cannot be made", (unsigned long long)bytes);
+        sl_log_error(
+            "mem",
+            "an arena of %llu bytes cannot be made: %s (%s); %llu of %llu bytes are there: "
+            "lower the limit or free memory",
+            (unsigned long long)bytes, sl_error_text(error), sl_error_name(error),
+            (unsigned long long)memory->arena_bytes,
+            (unsigned long long)memory->config.limit_bytes);
         free(arena);
+        memory->starved = true;
         return error;
     }
-    POISON(arena->region->base, arena->region->length_bytes);
+    memory->starved = false;
+    sl_poison(arena->region->base, arena->region->length_bytes);
     sl_list_append(&memory->arenas, &arena->node);
     memory->arena_bytes += bytes;
     if (arena->region->hugepages)
         memory->hugepage_bytes += bytes;
-    else if (memory->config.hugepages && memory->arena_bytes == bytes)
+    else if (memory->config.hugepages && !memory->said_no_huge) {
+        memory->said_no_huge = true;
         sl_log_info("mem",
                     "no 2 MiB hugepages are free: ordinary pages are used, which costs some CPU "
                     "(sysctl vm.nr_hugepages)");
+    }
     return 0;
 }
 
@@ -168,7 +176,7 @@ static struct sl_buf *try_alloc(struct sl_memory *memory, uint32_t length_bytes,
         if (grow(memory) < 0)
             return NULL;
     }
-    struct arena *arena = found->owner;
+    struct sl_arena *arena = found->owner;
     struct sl_buf *buf = sl_pool_get(&memory->buffers);
     if (buf == NULL) {
         sl_buddy_free(&memory->buddy, found, first_page, pages);
@@ -177,13 +185,15 @@ static struct sl_buf *try_alloc(struct sl_memory *memory, uint32_t length_bytes,
     *buf = (struct sl_buf){
         .memory = memory,
         .region = arena->region,
+        .arena = arena,
+        .wanted_bytes = length_bytes,
         .data = arena->region->base + (size_t)first_page * SL_BLOCK_BYTES,
         .length_bytes = (uint32_t)bytes,
         .references = 1,
     };
     memory->used_bytes += bytes;
     memory->waste_bytes += bytes - length_bytes;
-    UNPOISON(buf->data, buf->length_bytes);
+    sl_unpoison(buf->data, buf->length_bytes);
     return buf;
 }
 
@@ -205,20 +215,11 @@ static void serve_waiters(struct sl_memory *memory)
     }
 }
 
-static bool others_wait(const struct sl_memory *memory, enum sl_memory_reserve reserve)
-{
-    for (unsigned i = reserve; memory->waiter_count > 0 && i < SL_RESERVE_COUNT; i++) {
-        if (!sl_list_is_empty(&memory->waiters[i]))
-            return true;
-    }
-    return false;
-}
-
 struct sl_buf *sl_buf_alloc(struct sl_memory *memory, uint32_t length_bytes,
                             enum sl_memory_reserve reserve)
 {
     SL_ASSERT(length_bytes > 0 && length_bytes <= SL_BUFFER_BYTES_MAX);
-    if (others_wait(memory, reserve))
+    if (!sl_list_is_empty(&memory->waiters[reserve]))
         return NULL;
     return try_alloc(memory, length_bytes, reserve);
 }
@@ -233,33 +234,27 @@ struct sl_buf *sl_buf_alloc_co(struct sl_memory *memory, uint32_t length_bytes,
     sl_wait_init(&waiter.wait);
     sl_list_append(&memory->waiters[reserve], &waiter.node);
     memory->waiter_count++;
-    sl_wait_co(&waiter.wait);
+    while (memory->starved) {
+        uint64_t deadline_ns = sl_reactor_now_ns(sl_reactor_self()) + STARVED_RETRY_NS;
+        if (sl_wait_until_co(&waiter.wait, deadline_ns))
+            return waiter.buf;
+        serve_waiters(memory); /* still there: else it would have woken us */
+    }
+    (void)sl_wait_co(&waiter.wait);
     return waiter.buf;
 }
 
-static struct arena *arena_of(const struct sl_buf *buf)
+/* `keep_bytes` a multiple of 4 KiB; the caller accounts for the waste. */
+static void give_pages_back(struct sl_buf *buf, uint32_t keep_bytes)
 {
-    sl_list_for_each(node, &buf->memory->arenas)
-    {
-        struct arena *arena = sl_list_entry(node, struct arena, node);
-        if (arena->region == buf->region)
-            return arena;
-    }
-    SL_ASSERT(!"the buffer's arena");
-    return NULL;
-}
-
-static void give_pages_back(struct sl_buf *buf, uint32_t from_bytes)
-{
-    struct arena *arena = arena_of(buf);
-    uint32_t bytes = buf->length_bytes - from_bytes;
-    uint8_t *data = buf->data + from_bytes;
-    POISON(data, bytes);
-    sl_buddy_free(&buf->memory->buddy, &arena->buddy,
-                  (uint32_t)((size_t)(data - arena->region->base) / SL_BLOCK_BYTES),
+    uint32_t bytes = buf->length_bytes - keep_bytes;
+    uint8_t *data = buf->data + keep_bytes;
+    sl_poison(data, bytes);
+    sl_buddy_free(&buf->memory->buddy, &buf->arena->buddy,
+                  (uint32_t)((size_t)(data - buf->region->base) / SL_BLOCK_BYTES),
                   bytes / SL_BLOCK_BYTES);
     buf->memory->used_bytes -= bytes;
-    buf->length_bytes = from_bytes;
+    buf->length_bytes = keep_bytes;
 }
 
 void sl_buf_unref(struct sl_buf *buf)
@@ -271,6 +266,7 @@ void sl_buf_unref(struct sl_buf *buf)
         return;
     SL_ASSERT(buf->lent_count == 0);
     struct sl_memory *memory = buf->memory;
+    memory->waste_bytes -= buf->length_bytes - buf->wanted_bytes;
     give_pages_back(buf, 0);
     sl_pool_put(&memory->buffers, buf);
     serve_waiters(memory);
@@ -279,8 +275,13 @@ void sl_buf_unref(struct sl_buf *buf)
 void sl_buf_trim(struct sl_buf *buf, uint32_t length_bytes)
 {
     SL_ASSERT(buf->references == 1 && buf->lent_count == 0 && length_bytes > 0);
+    if (length_bytes >= buf->wanted_bytes)
+        return;
     uint32_t keep_bytes = (uint32_t)sl_align_up(length_bytes, SL_BLOCK_BYTES);
-    if (keep_bytes >= buf->length_bytes)
+    buf->memory->waste_bytes -= buf->length_bytes - buf->wanted_bytes;
+    buf->memory->waste_bytes += keep_bytes - length_bytes;
+    buf->wanted_bytes = length_bytes;
+    if (keep_bytes == buf->length_bytes)
         return;
     give_pages_back(buf, keep_bytes);
     serve_waiters(buf->memory);
@@ -289,14 +290,14 @@ void sl_buf_trim(struct sl_buf *buf, uint32_t length_bytes)
 void sl_buf_lend(struct sl_buf *buf)
 {
     if (buf->lent_count++ == 0)
-        POISON(buf->data, buf->length_bytes);
+        sl_poison(buf->data, buf->length_bytes);
 }
 
 void sl_buf_return(struct sl_buf *buf)
 {
     SL_ASSERT(buf->lent_count > 0);
     if (--buf->lent_count == 0)
-        UNPOISON(buf->data, buf->length_bytes);
+        sl_unpoison(buf->data, buf->length_bytes);
 }
 
 void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_statistics *statistics)
@@ -306,8 +307,7 @@ void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_stati
         .arena_bytes = memory->arena_bytes,
         .used_bytes = memory->used_bytes,
         .free_bytes = memory->arena_bytes - memory->used_bytes,
-        .largest_free_bytes =
-            (uint64_t)sl_buddy_largest_pages((struct sl_buddy *)&memory->buddy) * SL_BLOCK_BYTES,
+        .largest_free_bytes = (uint64_t)sl_buddy_largest_pages(&memory->buddy) * SL_BLOCK_BYTES,
         .waste_bytes = memory->waste_bytes,
         .buffer_count = memory->buffers.used_count,
         .waiter_count = memory->waiter_count,

@@ -36,15 +36,16 @@ struct sl_memory_config {
 };
 
 struct sl_memory;
-
-enum sl_buf_state { SL_BUF_OWNED, SL_BUF_LENT, SL_BUF_SHARED };
+struct sl_arena;
 
 /* A page-aligned span of DMA memory. `data` and `length_bytes` are its own (4 KiB multiples). */
 struct sl_buf {
     struct sl_memory *memory;
     struct sl_region *region;
+    struct sl_arena *arena;
     uint8_t *data;
     uint32_t length_bytes;
+    uint32_t wanted_bytes; /* asked for; the rest is rounding */
     uint32_t references;
     uint32_t lent_count; /* devices and connections that may still touch it (STYLE 14) */
 };
@@ -55,7 +56,7 @@ struct sl_memory_statistics {
     uint64_t used_bytes;
     uint64_t free_bytes;         /* in arenas */
     uint64_t largest_free_bytes; /* outer fragmentation */
-    uint64_t waste_bytes;        /* rounding, since buffers were asked for (inner fragmentation) */
+    uint64_t waste_bytes;        /* of it rounding: not asked for (inner fragmentation) */
     uint64_t buffer_count;
     uint64_t waiter_count;
     uint64_t hugepage_bytes;
@@ -64,7 +65,7 @@ struct sl_memory_statistics {
 
 /* -EINVAL, -ENOMEM. */
 int sl_memory_create(const struct sl_memory_config *config, struct sl_memory **memory);
-/* Asserts that every buffer came back. Takes NULL. */
+/* Asserts that every buffer came back; who waits for one gets NULL. Takes NULL. */
 void sl_memory_destroy(struct sl_memory *memory);
 
 /* The set that the arenas are in, and foreign memory of this reactor may join; the counters of this
@@ -75,11 +76,12 @@ struct sl_copy_counters *sl_memory_copies(struct sl_memory *memory);
 void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_statistics *statistics);
 
 /* `length_bytes` 1 … SL_BUFFER_BYTES_MAX, rounded up to 4 KiB: whole pages only are taken. Contents
- * are undefined. One reference for the caller. NULL: nothing free for this reserve, or others wait.
- */
+ * are undefined. One reference for the caller. NULL: nothing free for this reserve, or others of it
+ * wait. */
 struct sl_buf *sl_buf_alloc(struct sl_memory *memory, uint32_t length_bytes,
                             enum sl_memory_reserve reserve);
-/* Waits its turn instead. NULL only when the memory is being destroyed. */
+/* Waits its turn instead: in order within a reserve, higher reserves first; a lower one goes on
+ * with what a higher cannot use. NULL only when the memory is being destroyed. */
 struct sl_buf *sl_buf_alloc_co(struct sl_memory *memory, uint32_t length_bytes,
                                enum sl_memory_reserve reserve);
 
@@ -91,8 +93,8 @@ static inline struct sl_buf *sl_buf_ref(struct sl_buf *buf)
 /* The last reference gives the pages back; it must not be lent. Takes NULL. */
 void sl_buf_unref(struct sl_buf *buf);
 
-/* Gives back the pages behind `length_bytes` (rounded up to 4 KiB). Only with one reference, not
- * lent. */
+/* Gives back the pages behind `length_bytes` (rounded up to 4 KiB; at least 1; nothing happens if
+ * that is all). Only with one reference, not lent. */
 void sl_buf_trim(struct sl_buf *buf, uint32_t length_bytes);
 
 /* Marks that a device or connection holds it; ASan builds poison it while it is lent for writing.

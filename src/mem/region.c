@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <numaif.h>
 #include <pthread.h>
@@ -19,8 +20,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include "core/error.h"
 #include "core/log.h"
 
 #define HUGEPAGE_BYTES (2 * SL_MIB)
@@ -46,37 +49,65 @@ static struct guard_slot guard_slots[GUARD_SLOTS];
 static struct sigaction guard_previous;
 static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
 
-static void guard_handler(int number, siginfo_t *info, void *context)
+/* The foreign region that holds the address, or NULL. Async-signal-safe. The base is read on both
+ * sides of the length: a slot that changed hands in between is not that of a region in use here. */
+static struct sl_region *guard_find(uintptr_t address)
 {
-    uintptr_t address = (uintptr_t)info->si_addr;
-    int saved_errno = errno;
     for (unsigned i = 0; i < GUARD_SLOTS; i++) {
         struct guard_slot *slot = &guard_slots[i];
-        size_t length = atomic_load(&slot->length_bytes);
         uintptr_t base = atomic_load(&slot->base);
-        if (length == 0 || address < base || address - base >= length)
+        size_t length = atomic_load(&slot->length_bytes);
+        if (base == 0 || address < base || address - base >= length)
             continue;
-        size_t page = slot->region->hugepages ? HUGEPAGE_BYTES : SL_BLOCK_BYTES;
-        void *at = (void *)(address & ~(uintptr_t)(page - 1));
-        if (mmap(at, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-                 0) == MAP_FAILED)
-            break;
-        atomic_store(&slot->region->damaged, true);
-        errno = saved_errno;
-        return;
+        struct sl_region *region = atomic_load(&slot->region);
+        if (atomic_load(&slot->base) == base && region != NULL)
+            return region;
     }
-    /* Not ours: the previous owner's, or the death that it would have been without us. */
-    if ((guard_previous.sa_flags & SA_SIGINFO) != 0 && guard_previous.sa_sigaction != NULL) {
-        guard_previous.sa_sigaction(number, info, context);
-    } else {
-        signal(SIGBUS, SIG_DFL);
+    return NULL;
+}
+
+/* Only a fault has an address: one that was sent with kill(2) has the sender's pid in its place. */
+static bool guard_mend(const siginfo_t *info)
+{
+    if (info->si_code != BUS_ADRERR && info->si_code != BUS_MCEERR_AR)
+        return false;
+    struct sl_region *region = guard_find((uintptr_t)info->si_addr);
+    if (region == NULL)
+        return false;
+    uintptr_t page = (uintptr_t)info->si_addr & ~(uintptr_t)(region->page_bytes - 1);
+    int protection = PROT_READ | (region->writable ? PROT_WRITE : 0);
+    if (mmap((void *)page, region->page_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+             -1, 0) == MAP_FAILED)
+        return false;
+    atomic_store(&region->damaged, true);
+    return true;
+}
+
+static void guard_handler(int number, siginfo_t *info, void *context)
+{
+    int saved_errno = errno;
+    if (!guard_mend(info)) {
+        /* Not ours: the previous owner's, or the death that it would have been without us. */
+        if ((guard_previous.sa_flags & SA_SIGINFO) != 0) {
+            guard_previous.sa_sigaction(number, info, context);
+        } else if (guard_previous.sa_handler == SIG_DFL ||
+                   (guard_previous.sa_handler == SIG_IGN && info->si_code > 0)) {
+            (void)signal(SIGBUS, SIG_DFL);
+            if (info->si_code <= 0)
+                (void)raise(SIGBUS); /* a fault comes again by itself, with its address */
+        } else if (guard_previous.sa_handler != SIG_IGN) {
+            guard_previous.sa_handler(number);
+        }
     }
     errno = saved_errno;
 }
 
 static void guard_install(void)
 {
-    struct sigaction action = {.sa_sigaction = guard_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    /* On a coroutine's stack: the handler needs little of it, but a previous one may ask for
+     * the alternate stack. */
+    struct sigaction action = {.sa_sigaction = guard_handler,
+                               .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
     sigaction(SIGBUS, &action, &guard_previous);
 }
@@ -89,7 +120,7 @@ static void guard_add(struct sl_region *region)
         if (!atomic_compare_exchange_strong(&guard_slots[i].base, &expected,
                                             (uintptr_t)region->base))
             continue;
-        guard_slots[i].region = region;
+        atomic_store(&guard_slots[i].region, region);
         atomic_store(&guard_slots[i].length_bytes, region->length_bytes);
         return;
     }
@@ -101,11 +132,10 @@ static void guard_remove(const struct sl_region *region)
 {
     for (unsigned i = 0; i < GUARD_SLOTS; i++) {
         /* The other slots belong to regions of other threads: only their atomics may be read. */
-        if (atomic_load(&guard_slots[i].length_bytes) == 0 ||
-            atomic_load(&guard_slots[i].base) != (uintptr_t)region->base)
+        if (atomic_load(&guard_slots[i].base) != (uintptr_t)region->base)
             continue;
         atomic_store(&guard_slots[i].length_bytes, 0);
-        guard_slots[i].region = NULL;
+        atomic_store(&guard_slots[i].region, NULL);
         atomic_store(&guard_slots[i].base, 0);
         return;
     }
@@ -139,8 +169,9 @@ struct sl_list *sl_region_set_list(struct sl_region_set *set)
 static void attach(struct sl_region_client *client, struct sl_region *region)
 {
     region->client_data[client->index] = NULL;
-    (void)client->attach(
-        client, region); /* a client that cannot logs why; the region is usable without it */
+    /* A client that cannot logs why; the region is usable without it. */
+    if (client->attach(client, region) < 0)
+        region->client_data[client->index] = NULL;
 }
 
 int sl_region_set_add_client(struct sl_region_set *set, struct sl_region_client *client)
@@ -213,68 +244,83 @@ void sl_region_remove(struct sl_region *region)
 
 /* ---- our own memory ---- */
 
-/* Pages are taken at once with hugepages: a fault for which none is left would be a SIGBUS later.
- */
-static int make_memfd(size_t length_bytes, bool hugepages)
+static void bind_to_node(void *base, size_t length_bytes, int numa_node)
+{
+    unsigned long mask[16] = {0};
+    if (numa_node < 0)
+        return;
+    if ((size_t)numa_node < sizeof(mask) * 8) {
+        mask[(size_t)numa_node / 64] = 1ul << ((size_t)numa_node % 64);
+        if (mbind(base, length_bytes, MPOL_PREFERRED, mask, sizeof(mask) * 8, 0) == 0)
+            return;
+    }
+    sl_log_warn("mem", "memory cannot be bound to NUMA node %d (see numactl -H)", numa_node);
+}
+
+/* Maps `region->memfd`. Huge pages are taken at once: a fault for which none is left would be a
+ * SIGBUS later. They are bound to their node first, since binding does not move them. */
+static int map_own(struct sl_region *region, int numa_node)
+{
+    size_t length = region->length_bytes;
+    if (ftruncate(region->memfd, (off_t)length) != 0)
+        return -errno;
+    void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, region->memfd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    bind_to_node(base, length, numa_node);
+    int error = 0;
+    if (region->hugepages && fallocate(region->memfd, 0, 0, (off_t)length) != 0)
+        error = -errno;
+    if (error == 0 && fcntl(region->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
+        error = -errno;
+    if (error < 0) {
+        munmap(base, length);
+        return error;
+    }
+    region->base = base;
+    return 0;
+}
+
+static int make_own(struct sl_region *region, size_t length_bytes, bool hugepages, int numa_node)
 {
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     if (hugepages)
         flags |= MFD_HUGETLB | (21u << MFD_HUGE_SHIFT);
-    int memfd = memfd_create("sluice", flags);
-    if (memfd < 0)
+    region->memfd = memfd_create("sluice", flags);
+    if (region->memfd < 0)
         return -errno;
-    int error = ftruncate(memfd, (off_t)length_bytes) != 0 ? -errno : 0;
-    if (error == 0 && hugepages && fallocate(memfd, 0, 0, (off_t)length_bytes) != 0)
-        error = -errno;
-    if (error == 0 && fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
-        error = -errno;
-    if (error < 0) {
-        close(memfd);
-        return error;
-    }
-    return memfd;
-}
-
-static void bind_to_node(struct sl_region *region, int numa_node)
-{
-    unsigned long mask[16] = {0};
-    if (numa_node < 0 || (size_t)numa_node >= sizeof(mask) * 8)
-        return;
-    mask[(size_t)numa_node / 64] = 1ul << ((size_t)numa_node % 64);
-    if (mbind(region->base, region->length_bytes, MPOL_PREFERRED, mask, sizeof(mask) * 8, 0) != 0)
-        sl_log_warn("mem", "memory cannot be bound to NUMA node %d", numa_node);
+    region->length_bytes = length_bytes;
+    region->hugepages = hugepages;
+    region->page_bytes = hugepages ? HUGEPAGE_BYTES : SL_BLOCK_BYTES;
+    int error = map_own(region, numa_node);
+    if (error < 0)
+        close(region->memfd);
+    return error;
 }
 
 int sl_region_create(struct sl_region_set *set, size_t length_bytes, bool hugepages, int numa_node,
                      struct sl_region **result)
 {
+    if (length_bytes == 0 || length_bytes > PTRDIFF_MAX - HUGEPAGE_BYTES)
+        return -EINVAL;
     struct sl_region *region = calloc(1, sizeof(*region));
     if (region == NULL)
         return -ENOMEM;
     size_t rounded = sl_align_up(length_bytes, hugepages ? HUGEPAGE_BYTES : SL_BLOCK_BYTES);
-    region->memfd = hugepages ? make_memfd(rounded, true) : -ENOTSUP;
-    region->hugepages = region->memfd >= 0;
-    if (region->memfd < 0) {
-        if (hugepages)
-            sl_log_debug("mem", "no 2 MiB pages for %zu bytes: ordinary pages are used", rounded);
-        region->memfd = make_memfd(rounded, false);
+    int error = make_own(region, rounded, hugepages, numa_node);
+    if (error < 0 && hugepages) {
+        sl_log_debug("mem", "no 2 MiB pages for %zu bytes (%s): ordinary pages are used", rounded,
+                     sl_error_name(error));
+        error = make_own(region, rounded, false, numa_node);
+        /* The next best: the kernel may put large pages behind it, where it is set to. */
+        if (error == 0)
+            (void)madvise(region->base, rounded, MADV_HUGEPAGE);
     }
-    if (region->memfd < 0) {
-        int error = region->memfd;
+    if (error < 0) {
         free(region);
         return error;
     }
-    region->length_bytes = rounded;
-    void *base = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_SHARED, region->memfd, 0);
-    if (base == MAP_FAILED) {
-        int error = -errno;
-        close(region->memfd);
-        free(region);
-        return error;
-    }
-    region->base = base;
     region->writable = true;
-    bind_to_node(region, numa_node);
     publish(set, region);
     *result = region;
     return 0;
@@ -282,12 +328,13 @@ int sl_region_create(struct sl_region_set *set, size_t length_bytes, bool hugepa
 
 /* ---- a client's memory ---- */
 
-static int check_foreign(int memfd, uint64_t offset_bytes, size_t length_bytes, bool *hugepages)
+static int check_foreign(int memfd, uint64_t offset_bytes, size_t length_bytes, size_t *page_bytes)
 {
     struct stat status;
+    struct statfs system;
     if (length_bytes == 0 || !sl_is_aligned(length_bytes | offset_bytes, SL_BLOCK_BYTES))
         return -EINVAL;
-    if (fstat(memfd, &status) != 0)
+    if (fstat(memfd, &status) != 0 || fstatfs(memfd, &system) != 0)
         return -errno;
     if (!S_ISREG(status.st_mode))
         return -EINVAL;
@@ -297,15 +344,19 @@ static int check_foreign(int memfd, uint64_t offset_bytes, size_t length_bytes, 
     if (offset_bytes > (uint64_t)status.st_size ||
         length_bytes > (uint64_t)status.st_size - offset_bytes)
         return -ERANGE;
-    *hugepages = status.st_blksize == (blksize_t)HUGEPAGE_BYTES;
-    return 0;
+    /* Not st_blksize: with transparent huge pages that says 2 MiB of memory in 4 KiB pages. */
+    *page_bytes = SL_BLOCK_BYTES;
+    if (system.f_type == HUGETLBFS_MAGIC)
+        *page_bytes = (size_t)system.f_bsize;
+    /* Huge pages are mapped, and unmapped, whole. */
+    return sl_is_aligned(length_bytes | offset_bytes, *page_bytes) ? 0 : -EINVAL;
 }
 
 int sl_region_map_foreign(struct sl_region_set *set, int memfd, uint64_t offset_bytes,
                           size_t length_bytes, bool writable, struct sl_region **result)
 {
-    bool hugepages = false;
-    int error = check_foreign(memfd, offset_bytes, length_bytes, &hugepages);
+    size_t page_bytes = 0;
+    int error = check_foreign(memfd, offset_bytes, length_bytes, &page_bytes);
     struct sl_region *region = error == 0 ? calloc(1, sizeof(*region)) : NULL;
     if (region == NULL) {
         close(memfd);
@@ -325,7 +376,8 @@ int sl_region_map_foreign(struct sl_region_set *set, int memfd, uint64_t offset_
     region->memfd_offset_bytes = offset_bytes;
     region->foreign = true;
     region->writable = writable;
-    region->hugepages = hugepages;
+    region->page_bytes = page_bytes;
+    region->hugepages = page_bytes > SL_BLOCK_BYTES;
     guard_add(region);
     publish(set, region);
     *result = region;

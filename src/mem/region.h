@@ -33,13 +33,15 @@ struct sl_region {
     bool foreign; /* mapped from another process's memfd */
     bool writable;
     bool hugepages;
+    size_t page_bytes;    /* 4 KiB; with hugepages, of one such page */
     bool removed;         /* revoked; lives until the last reference */
     _Atomic bool damaged; /* a SIGBUS was caught in it */
     void *client_data[SL_REGION_CLIENTS_MAX];
 };
 
 /* Called on the set's reactor. attach: 0 or negative errno (then the region is usable, but not
- * through this client: client_data stays NULL; it logs why). detach: revokes; may not block. */
+ * through this client: client_data becomes NULL; it logs why). detach: revokes; may not block; is
+ * called for a region whose attach failed too. */
 struct sl_region_client {
     unsigned index; /* given by sl_region_set_add_client() */
     int (*attach)(struct sl_region_client *client, struct sl_region *region);
@@ -65,12 +67,14 @@ void sl_region_set_remove_client(struct sl_region_set *set, struct sl_region_cli
 
 /* Makes memory of our own: `length_bytes` (rounded up to 2 MiB with hugepages) in a new memfd. With
  * `hugepages` tries 2 MiB pages, falls back to ordinary ones and says so in region->hugepages.
- * numa_node -1 = any. The caller owns one reference. -ENOMEM. */
+ * numa_node -1 = any; one that does not exist is said and ignored. The caller owns one reference.
+ * -EINVAL (zero or absurd length), -ENOMEM, -EMFILE. */
 int sl_region_create(struct sl_region_set *set, size_t length_bytes, bool hugepages, int numa_node,
                      struct sl_region **region);
 
 /* Maps `length_bytes` of another process's memory. Takes the descriptor, also on error. `writable`:
- * our devices may write to it. -EINVAL (misaligned or zero), -ERANGE (the file is shorter), -EPERM
+ * our devices may write to it. -EINVAL (zero, not a file, misaligned: whole huge pages where
+ * they are such), -ERANGE (the file is shorter), -EPERM
  * (not sealed against shrinking), -ENOMEM. The caller owns one reference. */
 int sl_region_map_foreign(struct sl_region_set *set, int memfd, uint64_t offset_bytes,
                           size_t length_bytes, bool writable, struct sl_region **region);
