@@ -34,6 +34,22 @@ struct process {
     struct sl_local_storage local;
 };
 
+/* io_uring keeps a killed process's listening socket for some milliseconds after its end: an
+ * address is in use only if it still is after this. */
+#define ADDRESS_WAIT_NS  (1 * SL_NS_PER_S)
+#define ADDRESS_RETRY_NS (20 * SL_NS_PER_MS)
+
+static bool may_try_again_co(const struct process *process, int error, uint64_t *deadline_ns)
+{
+    uint64_t now_ns = sl_reactor_clock_ns(process->runtime->nodes[0].reactor);
+    if (*deadline_ns == 0)
+        *deadline_ns = now_ns + ADDRESS_WAIT_NS;
+    if (error != -EADDRINUSE || now_ns >= *deadline_ns)
+        return false;
+    sl_sleep_co(ADDRESS_RETRY_NS);
+    return true;
+}
+
 struct node_call {
     struct process *process;
     struct sl_runtime_node *node;
@@ -178,8 +194,12 @@ static int start_gateway_co(struct process *process)
     if (error < 0)
         return error;
     error = sl_comch_path(process->config->channel_name, true, path);
-    if (error == 0)
-        error = sl_comch_frontend_open(process->group, process->ios, path, &process->frontend);
+    uint64_t deadline_ns = 0;
+    if (error == 0) {
+        do
+            error = sl_comch_frontend_open(process->group, process->ios, path, &process->frontend);
+        while (may_try_again_co(process, error, &deadline_ns));
+    }
     if (error < 0)
         sl_log_error("gateway", "command channel '%s' cannot be opened: %s (%s)%s",
                      process->config->channel_name, sl_error_text(error), sl_error_name(error),
@@ -196,9 +216,13 @@ static int start_listener_co(struct process *process)
 {
     const struct sl_server_config *config = process->config;
     char bound[SL_ADDRESS_BYTES_MAX];
-    int error = sl_fabric_listen(process->serving, process->runtime->node_count,
+    uint64_t deadline_ns = 0;
+    int error;
+    do
+        error = sl_fabric_listen(process->serving, process->runtime->node_count,
                                  config->listen_address, &sl_target_connection_handlers,
                                  (void *const *)process->targets, bound, &process->listener);
+    while (may_try_again_co(process, error, &deadline_ns));
     if (error < 0) {
         sl_log_error("target", "cannot listen on %s over %s: %s (%s)%s", config->listen_address,
                      config->link->name, sl_error_text(error), sl_error_name(error),

@@ -1,0 +1,178 @@
+"""What the tests of whole programs share: a private directory, programs that are started, awaited and ended by pid, and
+the check that nothing is left behind."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+# Sanitizer builds are several times slower.
+SLOW = float(os.environ.get("SLUICE_TEST_SLOW", "1"))
+MIB = 1 << 20
+
+
+class Failure(Exception):
+    pass
+
+
+def expect(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+class Server:
+    def __init__(self, world, name, command):
+        self.world = world
+        self.name = name
+        self.command = command
+        self.log_path = f"{world.directory}/{name}.log"
+        self.log = open(self.log_path, "ab")
+        self.begin = self.log.tell()
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def text(self):
+        with open(self.log_path, "rb") as file:
+            file.seek(self.begin)
+            return file.read().decode(errors="replace")
+
+    def wait_for(self, pattern, timeout=20):
+        deadline = time.monotonic() + timeout * SLOW
+        while time.monotonic() < deadline:
+            found = re.search(pattern, self.text())
+            if found:
+                return found
+            expect(self.process.poll() is None,
+                   f"{self.name} ended with {self.process.returncode} before '{pattern}':\n{self.text()}")
+            time.sleep(0.01)
+        raise Failure(f"{self.name} did not say '{pattern}':\n{self.text()}")
+
+    def address(self):
+        return self.wait_for(r"ready: .* at (\S+)").group(1)
+
+    def stop(self, status=0, timeout=20):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise Failure(f"{self.name} did not end after SIGTERM:\n{self.text()}")
+        expect(self.process.returncode == status, f"{self.name} ended with {self.process.returncode}:\n{self.text()}")
+
+    def kill(self):
+        self.world.killed = True
+        self.process.kill()
+        self.process.wait()
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def client_maps(self):
+        with open(f"/proc/{self.pid}/maps") as file:
+            return sum("memfd:sluice" in line for line in file)
+
+
+class World:
+    """with World(arguments) as world: …; at its end every server must stop in order and leave nothing."""
+
+    def __init__(self, programs):
+        self.target_program, self.gateway_program, self.initiator_program = programs
+
+    def __enter__(self):
+        self.directory = tempfile.mkdtemp(prefix="sl-system-", dir=".")
+        self.directory = os.path.abspath(self.directory)
+        self.environment = dict(os.environ, SLUICE_RUNTIME_DIR=self.directory)
+        os.environ["SLUICE_RUNTIME_DIR"] = self.directory
+        self.servers = []
+        self.count = 0
+        self.killed = False # a killed program cannot remove its socket
+        return self
+
+    def __exit__(self, kind, value, trace):
+        try:
+            for server in reversed(self.servers):
+                if kind is None:
+                    server.stop()
+                elif server.process.poll() is None:
+                    server.kill()
+            if kind is None:
+                left = [name for name in os.listdir(self.directory) if name.endswith((".comch", ".target"))]
+                expect(not left or self.killed, f"left behind: {left}")
+        finally:
+            for server in self.servers:
+                if server.process.poll() is None:
+                    server.kill()
+                if kind is not None:
+                    print(f"---- {server.name}\n{server.text()}")
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def file(self, name, size):
+        path = f"{self.directory}/{name}"
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        return path
+
+    def serve(self, name, command):
+        self.count += 1
+        server = Server(self, f"{name}{self.count}", [str(part) for part in command])
+        self.servers.append(server)
+        return server
+
+    def target(self, fabric, storage, *more, listen=None):
+        if listen is None:
+            listen = "127.0.0.1:0" if fabric == "tcp" else f"unix:{self.directory}/t{self.count}.target"
+        return self.serve("target", [self.target_program, "-d", fabric, "--storage", storage, "--listen", listen, *more])
+
+    def gateway(self, fabric, addresses, *more):
+        servers = [part for address in addresses for part in ("--storage-server", address)]
+        server = self.serve("gateway", [self.gateway_program, "-d", fabric, *servers, *more])
+        server.wait_for("ready: command channel")
+        return server
+
+    def forget(self, server):
+        self.servers.remove(server)
+
+    def initiator(self, *arguments, fabric="tcp"):
+        return subprocess.Popen([self.initiator_program, "-d", fabric, *[str(a) for a in arguments]],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment)
+
+    def run(self, *arguments, status=0, timeout=60, fabric="tcp"):
+        """Runs an initiator to its end; with --json answers the object, else its output."""
+        process = self.initiator(*arguments, fabric=fabric)
+        return self.finish(process, status, timeout, "--json" in arguments)
+
+    def finish(self, process, status=0, timeout=60, parse=False):
+        try:
+            output, errors = process.communicate(timeout=timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise Failure(f"initiator hangs: {process.args}")
+        expect(process.returncode == status,
+               f"initiator {process.args[1:]} ended with {process.returncode}, not {status}:\n{output}\n{errors}")
+        return json.loads(output) if parse else output + errors
+
+
+def main(tests, programs):
+    """Runs the tests whose names contain the word behind the programs, or all; one line each."""
+    failed = 0
+    word = programs[3] if len(programs) > 3 else ""
+    for test in tests:
+        if word not in test.__name__:
+            continue
+        began = time.monotonic()
+        try:
+            test(programs[:3])
+            print(f"ok      {test.__name__}  {time.monotonic() - began:.1f} s", flush=True)
+        except Failure as failure:
+            failed += 1
+            print(f"FAILED  {test.__name__}: {failure}", flush=True)
+    sys.exit(1 if failed else 0)
