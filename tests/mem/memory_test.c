@@ -6,6 +6,8 @@
  */
 #include "harness.h"
 
+#include <sys/resource.h>
+
 #include "core/coroutine.h"
 #include "core/reactor.h"
 #include "mem/memory.h"
@@ -441,6 +443,55 @@ static void a_lower_reserve_gets_on(void **state)
     world_destroy(&world);
 }
 
+/* Without descriptors the system gives no memory; nobody holds any whose return would wake us. */
+static void the_system_refuses_for_a_while(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client first, second;
+    struct rlimit before, none;
+    world_create(&world, 4 * SL_MIB);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    ask(&world, &first, 'f', PAGE, SL_RESERVE_ADMISSION);
+    ask(&world, &second, 's', PAGE, SL_RESERVE_ADMISSION);
+    world.clock.now_ns += SL_NS_PER_S;
+    world_settle(&world);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(world.order_count, 0);
+    assert_int_equal(statistics_of(world.memory).arena_bytes, 0);
+    world.clock.now_ns += SL_NS_PER_S;
+    world_settle(&world);
+    assert_string_equal(world.order, "fs");
+    sl_buf_unref(first.buf);
+    sl_buf_unref(second.buf);
+    world_destroy(&world);
+}
+
+static void destroyed_under_a_waiter(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client client;
+    struct rlimit before, none;
+    world_create(&world, 4 * SL_MIB);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    ask(&world, &client, 'c', PAGE, SL_RESERVE_INTAKE);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_false(client.answered);
+    sl_memory_destroy(world.memory);
+    world.memory = NULL;
+    world_settle(&world);
+    assert_true(client.answered);
+    assert_null(client.buf);
+    world_destroy(&world);
+}
+
 /* Many more than fit, each holding its buffer for a while: all get theirs, none twice. */
 struct crowd {
     struct world *world;
@@ -557,6 +608,8 @@ int main(void)
         cmocka_unit_test(in_order_within_a_reserve),
         cmocka_unit_test(higher_reserves_first),
         cmocka_unit_test(a_lower_reserve_gets_on),
+        cmocka_unit_test(the_system_refuses_for_a_while),
+        cmocka_unit_test(destroyed_under_a_waiter),
         cmocka_unit_test(everyone_gets_theirs),
         cmocka_unit_test(copies_are_counted),
         cmocka_unit_test(broken_invariants_abort),
