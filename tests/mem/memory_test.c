@@ -382,7 +382,7 @@ static void in_order_within_a_reserve(void **state)
     world_destroy(&world);
 }
 
-static void higher_reserves_first(void **state)
+static void higher_reserves_reach_further(void **state)
 {
     (void)state;
     struct world world;
@@ -411,6 +411,28 @@ static void higher_reserves_first(void **state)
     sl_buf_unref(intake.buf);
     sl_buf_unref(checkpoint.buf);
     sl_buf_unref(second.buf);
+    world_destroy(&world);
+}
+
+/* Pages that all of them may use: the highest is asked first, whoever came first. */
+static void higher_reserves_are_served_first(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client clients[4];
+    world_create(&world, 4 * SL_MIB);
+    struct sl_buf *a = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
+    struct sl_buf *b = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
+    ask(&world, &clients[0], 'a', PAGE, SL_RESERVE_ADMISSION);
+    ask(&world, &clients[1], 'i', PAGE, SL_RESERVE_INTAKE);
+    ask(&world, &clients[2], 'c', PAGE, SL_RESERVE_CHECKPOINT);
+    ask(&world, &clients[3], 'A', PAGE, SL_RESERVE_ADMISSION);
+    sl_buf_unref(a);
+    world_settle(&world);
+    assert_string_equal(world.order, "ciaA");
+    for (unsigned i = 0; i < SL_COUNT_OF(clients); i++)
+        sl_buf_unref(clients[i].buf);
+    sl_buf_unref(b);
     world_destroy(&world);
 }
 
@@ -606,7 +628,8 @@ int main(void)
         cmocka_unit_test(statistics_against_model),
         cmocka_unit_test(reserves_keep_their_share),
         cmocka_unit_test(in_order_within_a_reserve),
-        cmocka_unit_test(higher_reserves_first),
+        cmocka_unit_test(higher_reserves_reach_further),
+        cmocka_unit_test(higher_reserves_are_served_first),
         cmocka_unit_test(a_lower_reserve_gets_on),
         cmocka_unit_test(the_system_refuses_for_a_while),
         cmocka_unit_test(destroyed_under_a_waiter),

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "mem/region.h"
 
@@ -467,6 +468,14 @@ static void sigbus_elsewhere(void *argument)
     (void)*page; /* behind the end of the file */
 }
 
+/* What a sender writes where a fault would have its address. */
+static void sigbus_sent_with_address(void *argument)
+{
+    siginfo_t info = {.si_signo = SIGBUS, .si_code = SI_QUEUE};
+    info.si_addr = argument;
+    (void)syscall(SYS_rt_sigqueueinfo, getpid(), SIGBUS, &info);
+}
+
 static void sigbus_sent(void *argument)
 {
     (void)argument;
@@ -476,9 +485,9 @@ static void sigbus_sent(void *argument)
 /* A sanitizer's handler, if it was there first, has the last word, and ends with a status. */
 static bool handler_was_there;
 
-static bool dies(void (*body)(void *argument))
+static bool dies(void (*body)(void *argument), void *argument)
 {
-    int status = test_child(body, NULL);
+    int status = test_child(body, argument);
     if (handler_was_there)
         return status != 0;
     return WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS;
@@ -492,8 +501,9 @@ static void other_bus_errors_kill(void **state)
     struct sl_region_set *set = sl_region_set_create();
     int memfd;
     struct sl_region *region = map_to_cut(set, PAGE, true, &memfd); /* the guard is there */
-    assert_true(dies(sigbus_elsewhere));
-    assert_true(dies(sigbus_sent));
+    assert_true(dies(sigbus_elsewhere, NULL));
+    assert_true(dies(sigbus_sent, NULL));
+    assert_true(dies(sigbus_sent_with_address, region->base));
     sl_region_remove(region);
     close(memfd);
     sl_region_set_destroy(set);
