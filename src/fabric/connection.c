@@ -59,7 +59,11 @@ static void timer_fired(struct sl_timer *timer)
     }
     if (connection->state != CONNECTION_OPEN)
         return;
-    if (now_ns - connection->last_received_ns > config->heartbeat_timeout_ns) {
+    /* Ticks are counted, not time: after this reactor was stopped or starved of its core, what the
+     * peer sent is still waiting to be read. */
+    connection->silent_ticks = connection->has_received ? 0 : connection->silent_ticks + 1;
+    connection->has_received = false;
+    if (connection->silent_ticks * tick_ns(connection) > config->heartbeat_timeout_ns) {
         sl_connection_fail(connection, -ETIMEDOUT, "silent for longer than the heartbeat time-out");
         return;
     }
@@ -120,8 +124,7 @@ struct sl_connection *sl_connection_create(struct sl_fabric *fabric,
     connection->handlers = handlers;
     connection->references = 1; /* the link's */
     connection->state = CONNECTION_CLOSED;
-    connection->last_received_ns = sl_reactor_now_ns(fabric->config.reactor);
-    connection->last_sent_ns = connection->last_received_ns;
+    connection->last_sent_ns = sl_reactor_now_ns(fabric->config.reactor);
     sl_list_init(&connection->starved);
     sl_wait_queue_init(&connection->credit_waiters);
     sl_timer_init(&connection->timer, timer_fired);
@@ -147,9 +150,12 @@ static void connection_begin(struct sl_connection *connection, uint64_t deadline
 void sl_connection_incoming(struct sl_fabric *fabric, struct sl_link_incoming *request,
                             const struct sl_connection_handlers *handlers, void *listener_owner)
 {
-    struct sl_connection *connection = sl_connection_create(fabric, handlers);
+    struct sl_connection *connection = NULL;
+    if (!fabric->is_draining)
+        connection = sl_connection_create(fabric, handlers);
     if (connection == NULL) {
-        sl_log_error("fabric", "connection from %s refused: out of memory", request->peer);
+        if (!fabric->is_draining)
+            sl_log_error("fabric", "connection from %s refused: out of memory", request->peer);
         request->ops->reject(request);
         return;
     }
@@ -178,9 +184,13 @@ int sl_fabric_connect_co(struct sl_fabric *fabric, const char *address, uint32_t
         .version = SL_FABRIC_VERSION_MAX,
         .reactor_index = reactor_index,
     };
+    if (fabric->is_draining)
+        return -ESHUTDOWN;
     struct sl_connection *connection = sl_connection_create(fabric, handlers);
     if (connection == NULL)
         return -ENOMEM;
+    deadline_ns = sl_min(deadline_ns, sl_reactor_now_ns(fabric->config.reactor) +
+                                          fabric->config.handshake_timeout_ns);
     connection->owner = owner;
     strncpy(connection->peer.address, address, sizeof(connection->peer.address) - 1);
     int error =
@@ -237,7 +247,7 @@ void sl_connection_shutdown(struct sl_connection *connection, int reason)
     connection->reason = reason < 0 ? reason : -ECONNRESET;
     link_of(connection)->disconnect(connection->link, connection->reason);
     /* Those that wait for a credit have nothing in flight. */
-    sl_wait_queue_wake_all(&connection->credit_waiters, 0);
+    sl_wait_queue_wake_all(&connection->credit_waiters, connection->reason);
 }
 
 void sl_connection_fail(struct sl_connection *connection, int reason, const char *what)

@@ -37,6 +37,7 @@ int sl_fabric_create(const struct sl_fabric_config *config, struct sl_fabric **r
         return error;
     }
     fabric->limits = config->link->limits(fabric->domain);
+    sl_handshake_warm_up();
     *result = fabric;
     return 0;
 }
@@ -54,6 +55,7 @@ void sl_fabric_destroy(struct sl_fabric *fabric)
 
 void sl_fabric_drain_co(struct sl_fabric *fabric)
 {
+    fabric->is_draining = true;
     sl_list_for_each(node, &fabric->connections)
         sl_connection_shutdown(sl_list_entry(node, struct sl_connection, node), -ECANCELED);
     while (fabric->connection_count > 0)

@@ -76,7 +76,8 @@ struct sl_connection_handlers {
 int sl_fabric_create(const struct sl_fabric_config *config, struct sl_fabric **fabric);
 /* Every connection and listener must be closed. Takes NULL. */
 void sl_fabric_destroy(struct sl_fabric *fabric);
-/* Shuts every connection down and waits until the last is closed. */
+/* Shuts every connection down, takes and makes no more, and waits until the last is freed: owners
+ * give up their references in closed(). */
 void sl_fabric_drain_co(struct sl_fabric *fabric);
 
 /* Incoming connections whose private data name reactor i go to fabrics[i] (their own reactor's, by
@@ -105,7 +106,7 @@ void sl_connection_shutdown(struct sl_connection *connection, int reason);
 /* Sends a request (header.type, length_bytes and body filled by the caller; the rest by the fabric;
  * at most SL_SEND_SPANS_MAX - 1 payload spans, page-aligned) when a credit is there, and waits for
  * its reply. Payload is lent until it returns. 0 and `reply` filled (its status may be an error),
- * or negative errno. */
+ * or negative errno: -EMSGSIZE if the payload is more than the peer takes, which harms nothing. */
 int sl_connection_call_co(struct sl_connection *connection, union sl_capsule *request,
                           const struct sl_span *payload, unsigned payload_count,
                           union sl_capsule *reply);

@@ -40,6 +40,14 @@ static void make_proof(const struct sl_connection *connection, const char *label
                    proof, &proof_bytes) != NULL);
 }
 
+void sl_handshake_warm_up(void)
+{
+    uint8_t proof[SL_PROOF_BYTES];
+    unsigned proof_bytes = SL_PROOF_BYTES;
+    SL_ASSERT(HMAC(EVP_sha256(), proof, 0, (const uint8_t *)label_listener, 0, proof,
+                   &proof_bytes) != NULL);
+}
+
 static bool proof_is_right(const struct sl_connection *connection, const char *label,
                            const uint8_t *proof)
 {
@@ -82,7 +90,7 @@ static bool take_peer(struct sl_connection *connection, const struct sl_capsule_
 static void reject(struct sl_connection *connection, int reason, const char *what)
 {
     struct tx *tx = sl_tx_get(connection);
-    sl_log_warn("fabric", "connection from %s refused: %s", connection->peer.address, what);
+    sl_log_warn("fabric", "connection with %s refused: %s", connection->peer.address, what);
     if (tx == NULL) {
         sl_connection_shutdown(connection, reason);
         return;
@@ -115,13 +123,13 @@ static bool challenge_came(struct sl_connection *connection,
     if (challenge->version_min != challenge->version_max ||
         challenge->version_min < SL_FABRIC_VERSION_MIN ||
         challenge->version_min > SL_FABRIC_VERSION_MAX) {
-        sl_connection_fail(connection, -SL_E_VERSION, "it chose a version that we do not speak");
+        reject(connection, -SL_E_VERSION, "it chose a version that we do not speak");
         return true;
     }
     connection->challenge = *challenge;
     if (!proof_is_right(connection, label_listener, challenge->proof)) {
-        sl_connection_fail(connection, -SL_E_CLUSTER_KEY,
-                           "it does not hold our cluster's key (--cluster-key-file)");
+        reject(connection, -SL_E_CLUSTER_KEY,
+               "it does not hold our cluster's key (--cluster-key-file)");
         return true;
     }
     /* It may send as soon as it has our proof. */
@@ -190,6 +198,9 @@ static bool proof_came(struct sl_connection *connection, const struct sl_capsule
 bool sl_handshake_received(struct sl_connection *connection, const union sl_capsule *capsule)
 {
     const void *bytes = capsule->bytes;
+    /* Either end may refuse: so both know, and log, why. */
+    if (capsule->header.type == SL_CAPSULE_REJECT)
+        return rejected(connection, &capsule->header);
     if (connection->incoming) {
         switch (capsule->header.type) {
         case SL_CAPSULE_HELLO:
@@ -203,8 +214,6 @@ bool sl_handshake_received(struct sl_connection *connection, const union sl_caps
     switch (capsule->header.type) {
     case SL_CAPSULE_CHALLENGE:
         return challenge_came(connection, bytes);
-    case SL_CAPSULE_REJECT:
-        return rejected(connection, &capsule->header);
     case SL_CAPSULE_WELCOME:
         if (connection->challenge.magic == 0)
             return false;

@@ -336,16 +336,13 @@ static bool take_credits(struct sl_connection *connection, uint16_t credits)
         return false;
     }
     connection->credits += credits;
-    for (unsigned i = 0; i < credits; i++) {
-        if (!sl_wait_queue_wake_one(&connection->credit_waiters, 0))
-            break;
-    }
+    sl_calls_grant(connection);
     return true;
 }
 
 static bool is_request(uint8_t type)
 {
-    return type >= SL_CAPSULE_IO && type < SL_CAPSULE_REPLY;
+    return type >= SL_CAPSULE_IO && type <= SL_CAPSULE_STATISTICS;
 }
 
 /* Hands a request to the owner; the receive is posted again when the owner releases it. */
@@ -412,7 +409,7 @@ static void rx_done(struct sl_link_op *op)
     if (op->status < 0 || connection->state == CONNECTION_CLOSING ||
         connection->state == CONNECTION_CLOSED)
         return;
-    connection->last_received_ns = now_of(connection);
+    connection->has_received = true;
     connection->fabric->statistics.message_received_count++;
     /* A private copy, taken once: on shm the peer could change the original under our eyes. */
     memcpy(capsule->bytes, rx->capsule->bytes, op->capsule_bytes); /* header: capsule */
@@ -470,49 +467,78 @@ struct sl_buf *sl_received_take_payload(struct sl_received *received)
 
 /* ---- calls ---- */
 
-/* When it returns 0, a credit and a call slot are there. */
-static int wait_for_credit_co(struct sl_connection *connection)
+static unsigned slot_take(struct sl_connection *connection)
 {
-    bool waited = false;
-    while (connection->state == CONNECTION_OPEN &&
-           (connection->credits == 0 || connection->free_call_count == 0)) {
-        if (!waited)
-            connection->fabric->statistics.credit_wait_count++;
-        waited = true;
-        sl_wait_queue_co(&connection->credit_waiters);
-    }
-    return connection->state == CONNECTION_OPEN ? 0 : -ECONNRESET;
+    connection->credits--;
+    return connection->free_calls[--connection->free_call_count];
+}
+
+/* Who is woken owns its credit and slot already, so that nobody overtakes it. */
+void sl_calls_grant(struct sl_connection *connection)
+{
+    while (connection->credits > 0 && connection->free_call_count > 0 &&
+           !sl_wait_queue_is_empty(&connection->credit_waiters))
+        sl_wait_queue_wake_one(&connection->credit_waiters, slot_take(connection));
+}
+
+/* A call slot with its credit, or negative errno. */
+static int slot_acquire_co(struct sl_connection *connection)
+{
+    if (connection->state != CONNECTION_OPEN)
+        return connection->reason != 0 ? connection->reason : -ECONNRESET;
+    if (connection->credits > 0 && connection->free_call_count > 0 &&
+        sl_wait_queue_is_empty(&connection->credit_waiters))
+        return (int)slot_take(connection);
+    connection->fabric->statistics.credit_wait_count++;
+    int slot = (int)sl_wait_queue_co(&connection->credit_waiters);
+    /* It may have died after the slot was given. */
+    return slot >= 0 && connection->state != CONNECTION_OPEN ? connection->reason : slot;
+}
+
+static bool payload_fits(const struct sl_connection *connection, const struct sl_span *payload,
+                         unsigned payload_count)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < payload_count; i++)
+        total += payload[i].length_bytes;
+    return payload_count < sl_min(connection->fabric->limits->send_spans_max, SL_SEND_SPANS_MAX) &&
+           total <= connection->peer.in_capsule_bytes;
 }
 
 int sl_connection_call_co(struct sl_connection *connection, union sl_capsule *request,
                           const struct sl_span *payload, unsigned payload_count,
                           union sl_capsule *reply)
 {
+    if (payload_count > 0 && !payload_fits(connection, payload, payload_count))
+        return -EMSGSIZE;
     sl_connection_ref(connection);
-    int error = wait_for_credit_co(connection);
-    struct tx *tx = error == 0 ? sl_tx_get(connection) : NULL;
+    int slot = slot_acquire_co(connection);
+    struct tx *tx = slot >= 0 ? sl_tx_get(connection) : NULL;
     if (tx == NULL) {
+        if (slot >= 0) {
+            connection->free_calls[connection->free_call_count++] = (uint8_t)slot;
+            connection->credits++;
+            sl_calls_grant(connection);
+        }
         sl_connection_unref(connection);
-        return error < 0 ? error : -ENOMEM;
+        return slot < 0 ? slot : -ENOMEM;
     }
-    unsigned slot = connection->free_calls[--connection->free_call_count];
     uint32_t generation = ++connection->call_generation[slot];
     struct call call = {
         .reply = reply,
-        .request_id = generation * SL_CREDITS_MAX + slot,
+        .request_id = generation * SL_CREDITS_MAX + (uint32_t)slot,
     };
     sl_pending_init(&call.pending, 2); /* the SEND's completion and the reply */
     connection->calls[slot] = &call;
-    connection->credits--;
     memcpy(tx->capsule->bytes, request->bytes, request->header.length_bytes); /* header: capsule */
     tx->capsule->header.request_id = call.request_id;
     tx->capsule->header.status = 0;
     tx->pending = &call.pending;
     sl_tx_send(tx, payload, payload_count);
-    error = (int)sl_wait_co(&call.pending.wait);
+    int error = (int)sl_wait_co(&call.pending.wait);
     connection->free_calls[connection->free_call_count++] = (uint8_t)slot;
     if (connection->state == CONNECTION_OPEN)
-        sl_wait_queue_wake_one(&connection->credit_waiters, 0);
+        sl_calls_grant(connection);
     sl_connection_unref(connection);
     return error;
 }
@@ -528,7 +554,7 @@ void sl_calls_flush(struct sl_connection *connection, int reason)
     }
     while (sl_list_pop(&connection->starved) != NULL)
         continue;
-    sl_wait_queue_wake_all(&connection->credit_waiters, 0);
+    sl_wait_queue_wake_all(&connection->credit_waiters, reason);
 }
 
 void sl_connection_reply(struct sl_received *received, union sl_capsule *reply)

@@ -54,6 +54,7 @@ struct sl_fabric {
     const struct sl_link_limits *limits;
     struct sl_list connections; /* until freed */
     unsigned connection_count;
+    bool is_draining;             /* takes and makes no connection any more */
     struct sl_wait_queue changed; /* a connection was freed */
     struct sl_pool txs;
     struct sl_buf **capsule_pages; /* memory of the capsules in `txs`: registered */
@@ -138,7 +139,9 @@ struct sl_connection {
     struct sl_list starved; /* rxs that wait for a data buffer */
     bool refilling;
 
-    uint64_t last_sent_ns, last_received_ns;
+    uint64_t last_sent_ns;
+    unsigned silent_ticks; /* of the timer, in a row, between which nothing came */
+    bool has_received;     /* since the last tick */
     struct sl_timer timer;
     bool heartbeat_in_flight, credit_in_flight;
 
@@ -169,10 +172,15 @@ int sl_receives_create(struct sl_connection *connection);
 void sl_receives_post_control(struct sl_connection *connection);
 void sl_receives_post_all(struct sl_connection *connection);
 void sl_receives_free(struct sl_connection *connection);
+/* Hands credits and slots to those who wait, in their order. */
+void sl_calls_grant(struct sl_connection *connection);
 void sl_calls_flush(struct sl_connection *connection, int reason);
 
 /* handshake.c */
 void sl_handshake_begin(struct sl_connection *connection); /* connecting side, the link is up */
+/* Before the first handshake: OpenSSL loads its configuration then, which takes more stack than a
+ * coroutine has. */
+void sl_handshake_warm_up(void);
 /* A capsule of the handshake came; false: it is out of place. */
 bool sl_handshake_received(struct sl_connection *connection, const union sl_capsule *capsule);
 
