@@ -101,7 +101,8 @@ static void link_closed(void *owner, struct sl_link_connection *link, int reason
         struct sl_wait *wait = connection->connect_wait;
         connection->connect_wait = NULL;
         sl_wait_wake(wait, connection->reason);
-    } else if (connection->was_open && connection->handlers->closed != NULL) {
+    } else if (connection->was_open && !connection->connecting &&
+               connection->handlers->closed != NULL) {
         connection->handlers->closed(connection->owner, connection, connection->reason);
     }
     sl_connection_unref(connection);
@@ -203,9 +204,14 @@ int sl_fabric_connect_co(struct sl_fabric *fabric, const char *address, uint32_t
     struct sl_wait wait;
     sl_wait_init(&wait);
     connection->connect_wait = &wait;
+    connection->connecting = true;
     sl_connection_ref(connection); /* the caller's */
     connection_begin(connection, deadline_ns);
     error = (int)sl_wait_co(&wait);
+    connection->connecting = false;
+    /* It may have opened and died before our turn came: nobody was told. */
+    if (error == 0 && connection->state == CONNECTION_CLOSED)
+        error = connection->reason;
     if (error < 0) {
         sl_connection_unref(connection);
         return error;

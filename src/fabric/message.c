@@ -42,6 +42,8 @@ void sl_pending_done(struct pending *pending, int error)
 
 /* ---- transmit ---- */
 
+static void pay_credits(struct sl_connection *connection);
+
 static void tx_done(struct sl_link_op *op)
 {
     struct tx *tx = sl_container_of(op, struct tx, op);
@@ -53,6 +55,9 @@ static void tx_done(struct sl_link_op *op)
     if (tx->close_after)
         sl_connection_shutdown(connection, tx->close_reason);
     sl_list_prepend(&connection->fabric->free_txs, &tx->node);
+    /* What came back while a CREDIT was under way: nothing else may be sent for a second. */
+    if (status == 0)
+        pay_credits(connection);
     if (pending != NULL)
         sl_pending_done(pending, status);
 }

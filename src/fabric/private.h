@@ -117,6 +117,7 @@ struct sl_connection {
     unsigned references; /* the link's, callers', each request that an owner holds */
     bool incoming;
     bool was_open;
+    bool connecting; /* sl_fabric_connect_co() has not returned it yet: closed() is not called */
     enum connection_state state;
     int reason;
     struct sl_peer_info peer;

@@ -49,6 +49,9 @@ static int check_pieces(const struct sl_request *request)
         if (piece->length_bytes == 0 || piece->offset_bytes > bytes ||
             piece->length_bytes > bytes - piece->offset_bytes)
             return -EINVAL;
+        /* Here: over a link it would cost the connection, in this process the process. */
+        if (request->opcode == SL_IO_READ && !piece->memory->writable)
+            return -SL_E_KEY;
         sum += piece->length_bytes;
     }
     return sum == request->length_bytes ? 0 : -EINVAL;

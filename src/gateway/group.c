@@ -167,6 +167,7 @@ int sl_gateway_memory_register_co(struct sl_gateway_group *group, int memfd, siz
     }
     memory->group = group;
     memory->length_bytes = length_bytes;
+    memory->writable = writable;
     int status = 0;
     for (unsigned i = 0; i < group->reactor_count && status == 0; i++) {
         struct memory_call call = {group->members[i], memory, fcntl(memfd, F_DUPFD_CLOEXEC, 3),
@@ -193,7 +194,9 @@ void sl_gateway_memory_unregister_co(struct sl_gateway_memory *memory)
         if (memory->regions[i] == NULL)
             continue;
         struct memory_call call = {.gateway = memory->group->members[i], .memory = memory};
-        sl_reactor_call_co(call.gateway->reactor, memory_unmap_co, &call);
+        /* Fails only for want of a stack. */
+        while (sl_reactor_call_co(call.gateway->reactor, memory_unmap_co, &call) < 0)
+            sl_sleep_co(SL_NS_PER_MS);
     }
     free(memory);
 }

@@ -26,6 +26,7 @@ struct sl_gateway_group {
 struct sl_gateway_memory {
     struct sl_gateway_group *group;
     size_t length_bytes;
+    bool writable;
     struct sl_region *regions[];
 };
 
@@ -109,6 +110,10 @@ void sl_gateway_routes_free(struct sl_gateway *gateway);
  * -ESTALE (other storage than before). */
 int sl_route_acquire_co(struct sl_gateway *gateway, unsigned server, uint64_t server_offset_bytes,
                         uint64_t deadline_ns, struct route **route);
+/* One message of the life cycle and its answer, on a connection that the caller holds. It has a
+ * time-out of its own, by which the connection is torn down. */
+int sl_route_control_co(struct route *route, struct sl_connection *connection, uint8_t type,
+                        union sl_capsule *reply);
 /* Waits until `connection`, seen dead, has left the route: nothing of it can land any more. */
 void sl_route_wait_closed_co(struct route *route, const struct sl_connection *connection);
 

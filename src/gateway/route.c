@@ -24,6 +24,10 @@
 #define BACK_OFF_LAST_NS  (1 * SL_NS_PER_S)
 /* Precision of I/O time-outs. */
 #define SWEEP_INTERVAL_NS (250 * SL_NS_PER_MS)
+/* Answers that cost the server nothing. */
+#define CONTROL_TIMEOUT_NS (10 * SL_NS_PER_S)
+/* At our end: for servers to answer the farewell. */
+#define LEAVE_TIMEOUT_NS (1 * SL_NS_PER_S)
 
 static void route_connector_co(void *argument);
 
@@ -40,7 +44,8 @@ static void route_closed(void *owner, struct sl_connection *connection, int reas
                         route->server->address, route->reactor_index, sl_error_text(reason));
         sl_connection_unref(connection);
     }
-    route->state = ROUTE_DOWN;
+    if (route->state != ROUTE_REFUSED)
+        route->state = ROUTE_DOWN;
     sl_wait_queue_wake_all(&route->changed, 0);
 }
 
@@ -57,13 +62,19 @@ static const struct sl_connection_handlers route_handlers = {
     .closed = route_closed,
 };
 
-static int control_call_co(struct route *route, uint8_t type, union sl_capsule *reply)
+int sl_route_control_co(struct route *route, struct sl_connection *connection, uint8_t type,
+                        union sl_capsule *reply)
 {
     union sl_capsule request;
     memset(&request, 0, sizeof(request));
     request.header.type = type;
     request.header.length_bytes = sizeof(request.header);
-    int error = sl_connection_call_co(route->connection, &request, NULL, 0, reply);
+    struct attempt attempt = {
+        .deadline_ns = sl_reactor_now_ns(route->server->gateway->reactor) + CONTROL_TIMEOUT_NS,
+    };
+    sl_list_append(&route->attempts, &attempt.node);
+    int error = sl_connection_call_co(connection, &request, NULL, 0, reply);
+    sl_list_remove(&attempt.node);
     if (error < 0)
         return error;
     return sl_status_to_errno(reply->header.status);
@@ -78,13 +89,17 @@ static bool storage_is_same(const struct server *server, const struct sl_capsule
            server->storage.capacity_bytes == storage->capacity_bytes;
 }
 
+/* So that SL_SERVERS_MAX of them can be added up. */
+#define CAPACITY_BYTES_MAX (UINT64_MAX / (2 * SL_SERVERS_MAX))
+
 static bool storage_is_valid(const struct sl_capsule_storage *storage)
 {
     return storage->header.length_bytes >= sizeof(*storage) &&
            storage->block_bytes == SL_BLOCK_BYTES && storage->reactor_count >= 1 &&
            storage->reactor_count <= SL_SERVER_REACTORS_MAX &&
            sl_is_power_of_two(storage->shard_bytes) &&
-           storage->shard_bytes >= SL_TRANSFER_BYTES_MAX && storage->capacity_bytes > 0;
+           storage->shard_bytes >= SL_TRANSFER_BYTES_MAX && storage->capacity_bytes > 0 &&
+           storage->capacity_bytes <= CAPACITY_BYTES_MAX;
 }
 
 static int lay_out(struct sl_gateway *gateway)
@@ -187,15 +202,18 @@ static int route_connect_co(struct route *route)
     if (error < 0)
         return error;
     route->connection = connection;
-    error = control_call_co(route, SL_CAPSULE_QUERY_STORAGE, &reply);
+    /* Ours: the route's goes with closed(), which may come right behind an answer. */
+    sl_connection_ref(connection);
+    error = sl_route_control_co(route, connection, SL_CAPSULE_QUERY_STORAGE, &reply);
     if (error == 0)
         error = route_admit(route, &reply.storage);
     if (error == 0)
-        error = control_call_co(route, SL_CAPSULE_INIT_STORAGE, &reply);
+        error = sl_route_control_co(route, connection, SL_CAPSULE_INIT_STORAGE, &reply);
     if (error == 0)
-        error = control_call_co(route, SL_CAPSULE_START_STORAGE, &reply);
-    if (error < 0 && route->connection != NULL)
-        sl_connection_shutdown(route->connection, error);
+        error = sl_route_control_co(route, connection, SL_CAPSULE_START_STORAGE, &reply);
+    if (error < 0)
+        sl_connection_shutdown(connection, error);
+    sl_connection_unref(connection);
     return error;
 }
 
@@ -205,8 +223,8 @@ static void route_leave_co(struct route *route)
     union sl_capsule reply;
     struct sl_connection *connection = route->connection;
     sl_connection_ref(connection);
-    if (control_call_co(route, SL_CAPSULE_STOP_STORAGE, &reply) == 0 && route->connection != NULL)
-        control_call_co(route, SL_CAPSULE_SHUTDOWN, &reply);
+    if (sl_route_control_co(route, connection, SL_CAPSULE_STOP_STORAGE, &reply) == 0)
+        sl_route_control_co(route, connection, SL_CAPSULE_SHUTDOWN, &reply);
     sl_connection_shutdown(connection, -ECANCELED);
     sl_connection_unref(connection);
 }
@@ -268,8 +286,8 @@ static void sweep_route(struct route *route, uint64_t now_ns)
             continue;
         attempt->overdue = true;
         sl_log_error("gateway",
-                     "storage server %s reactor %u did not answer an I/O within its time-out; its "
-                     "connection is torn down",
+                     "storage server %s reactor %u did not answer within the time-out of an I/O "
+                     "or control message; its connection is torn down",
                      route->server->address, route->reactor_index);
         sl_connection_shutdown(route->connection, -ETIMEDOUT);
         return;
@@ -324,6 +342,13 @@ void sl_gateway_routes_stop_co(struct sl_gateway *gateway)
         for (unsigned j = 0; j < gateway->servers[i].route_count; j++)
             sl_wait_queue_wake_all(&gateway->servers[i].routes[j]->changed, 0);
     }
+    uint64_t deadline_ns = sl_reactor_now_ns(gateway->reactor) + LEAVE_TIMEOUT_NS;
+    while (gateway->coroutine_count > 0 &&
+           sl_wait_queue_until_co(&gateway->learned, deadline_ns) != -ETIMEDOUT)
+        continue;
+    /* Servers that do not answer, and those that are being connected to. */
+    if (gateway->coroutine_count > 0 && gateway->fabric != NULL)
+        sl_fabric_drain_co(gateway->fabric);
     while (gateway->coroutine_count > 0)
         sl_wait_queue_co(&gateway->learned);
 }

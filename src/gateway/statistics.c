@@ -14,16 +14,11 @@ struct statistics_call {
 
 static int ask_route_co(struct route *route, struct sl_capsule_statistics *answer)
 {
-    union sl_capsule request, reply;
-    memset(&request, 0, sizeof(request));
-    request.header.type = SL_CAPSULE_STATISTICS;
-    request.header.length_bytes = sizeof(request.header);
+    union sl_capsule reply;
     struct sl_connection *connection = route->connection;
     sl_connection_ref(connection);
-    int error = sl_connection_call_co(connection, &request, NULL, 0, &reply);
+    int error = sl_route_control_co(route, connection, SL_CAPSULE_STATISTICS, &reply);
     sl_connection_unref(connection);
-    if (error == 0)
-        error = sl_status_to_errno(reply.header.status);
     if (error == 0 && reply.header.length_bytes < sizeof(*answer))
         error = -SL_E_PROTOCOL;
     if (error == 0)

@@ -48,6 +48,14 @@ static int disk_open(struct sl_target *target)
 
 static void disk_close(struct sl_target *target)
 {
+    struct sl_storage *storage = target->storage;
+    if (target->disk == NULL)
+        return;
+    /* The others were closed before: it is theirs that is shared. */
+    if (storage->first_disk == target->disk) {
+        sl_storage_settle(storage);
+        storage->first_disk = NULL;
+    }
     sl_disk_close(target->disk);
     target->disk = NULL;
 }

@@ -64,6 +64,8 @@ struct sl_target {
 
 /* storage.c; called by backend_disk.c and sl_target_create() on the first reactor */
 int sl_storage_learn(struct sl_storage *storage, uint64_t capacity_bytes);
+/* The last I/O has ended, and the lock is still ours: keeps the checksums for the next run. */
+void sl_storage_settle(struct sl_storage *storage);
 
 /* target.c */
 static inline bool sl_target_owns(const struct sl_target *target, uint64_t offset_bytes)

@@ -273,12 +273,16 @@ const struct sl_storage_info *sl_storage_info(const struct sl_storage *storage)
     return &storage->info;
 }
 
+void sl_storage_settle(struct sl_storage *storage)
+{
+    if (storage->sidecar && storage->blocks.block_count != 0)
+        sidecar_save(storage, true);
+}
+
 void sl_storage_close(struct sl_storage *storage)
 {
     if (storage == NULL)
         return;
-    if (storage->sidecar && storage->blocks.block_count != 0)
-        sidecar_save(storage, true);
     sl_block_table_destroy(&storage->blocks);
     free((char *)storage->config.spec);
     free(storage);

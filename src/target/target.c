@@ -170,12 +170,13 @@ static void scatter(struct sl_target *target, enum sl_copy_reason reason, const 
 }
 
 /* Through a buffer of ours: memory that the disk cannot address, or a second look at a bad block.
- */
+ * We hold the range lock, and those that wait for it may hold all the memory of admission: the
+ * highest reserve keeps us from waiting for them. */
 static int read_bounced_co(struct sl_target *target, uint64_t offset_bytes,
                            const struct sl_span *spans, unsigned span_count, uint32_t length_bytes,
                            enum sl_copy_reason reason)
 {
-    struct sl_buf *buf = sl_buf_alloc_co(target->memory, length_bytes, SL_RESERVE_ADMISSION);
+    struct sl_buf *buf = sl_buf_alloc_co(target->memory, length_bytes, SL_RESERVE_CHECKPOINT);
     struct sl_span own = sl_buf_span(buf, 0, length_bytes);
     int error = target->storage->backend->read_co(target, offset_bytes, &own, 1, length_bytes);
     if (error == 0 && target->storage->config.checksums) {
@@ -238,7 +239,7 @@ void sl_target_read_borrowed_end(struct sl_target *target, uint64_t offset_bytes
 static int write_bounced_co(struct sl_target *target, uint64_t offset_bytes,
                             const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
 {
-    struct sl_buf *buf = sl_buf_alloc_co(target->memory, length_bytes, SL_RESERVE_ADMISSION);
+    struct sl_buf *buf = sl_buf_alloc_co(target->memory, length_bytes, SL_RESERVE_CHECKPOINT);
     struct sl_span own = sl_buf_span(buf, 0, length_bytes);
     uint8_t *to = own.data;
     for (unsigned i = 0; i < span_count; i++) {

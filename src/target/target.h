@@ -44,7 +44,7 @@ struct sl_storage_info {
 int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **storage,
                     char *error, size_t error_bytes);
 const struct sl_storage_info *sl_storage_info(const struct sl_storage *storage);
-/* After every target of it was destroyed: saves the checksums, gives the lock back. Takes NULL. */
+/* After every target of it was destroyed. Takes NULL. */
 void sl_storage_close(struct sl_storage *storage);
 
 struct sl_target_statistics {
@@ -56,7 +56,8 @@ struct sl_target_statistics {
 /* On the reactor `reactor_index` of the storage's reactors. Borrows io, memory and storage. */
 int sl_target_create(struct sl_storage *storage, unsigned reactor_index, struct sl_io *io,
                      struct sl_memory *memory, struct sl_target **target);
-/* No request may be in flight (drain the fabric first). Takes NULL. */
+/* No request may be in flight (drain the fabric first). Reactor 0's last: with it the checksums are
+ * saved and the lock is given back. Takes NULL. */
 void sl_target_destroy(struct sl_target *target);
 void sl_target_statistics(const struct sl_target *target, struct sl_target_statistics *statistics);
 

@@ -169,6 +169,28 @@ static void bad_requests_co(struct gateway_world *self)
     assert_int_equal(sl_gateway_execute_co(self->gateway, &good), 0);
 }
 
+/* A read into memory that was given for reading alone killed the process (in-process storage) or
+ * the connection of all clients (a link's remote rights): it is the client's error, no more. */
+static void read_only_memory_co(struct gateway_world *self)
+{
+    struct sl_gateway_memory *memory;
+    int memfd = memfd_create("read-only", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(memfd, SL_MIB), 0);
+    assert_int_equal(fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    assert_int_equal(sl_gateway_memory_register_co(self->group, memfd, SL_MIB, false, &memory), 0);
+    struct sl_request_piece piece = {memory, 0, SL_BLOCK_BYTES};
+    struct sl_request request = {.opcode = SL_IO_READ,
+                                 .volume = self->volume,
+                                 .length_bytes = SL_BLOCK_BYTES,
+                                 .piece_count = 1,
+                                 .pieces = &piece};
+    assert_int_equal(sl_gateway_execute_co(self->gateway, &request), -SL_E_KEY);
+    request.opcode = SL_IO_WRITE;
+    assert_int_equal(sl_gateway_execute_co(self->gateway, &request), 0);
+    memset(model_bytes, 0, SL_BLOCK_BYTES);
+    sl_gateway_memory_unregister_co(memory);
+}
+
 static void errors_and_flush_co(struct gateway_world *self)
 {
     struct sl_request_piece piece = {self->client, 0, 3 * SL_MIB};
@@ -223,6 +245,7 @@ static void gateway_main_co(struct world *world)
     assert_int_equal(self.volume->size_bytes, STORAGE_BYTES);
     random_requests_co(&self);
     bad_requests_co(&self);
+    read_only_memory_co(&self);
     errors_and_flush_co(&self);
     sl_gateway_memory_unregister_co(self.client);
     munmap(client_bytes, CLIENT_BYTES);

@@ -39,8 +39,8 @@ static inline void target_world_open(struct target_world *world, const char *spe
 /* `clean` false: as if the process had died: nothing is saved. */
 static inline void target_world_close(struct target_world *world, bool clean)
 {
-    sl_target_destroy(world->target);
     world->storage->sidecar = world->storage->sidecar && clean;
+    sl_target_destroy(world->target);
     sl_storage_close(world->storage);
     sl_reactor_destroy(world->world.reactor);
     sl_io_destroy(world->world.io);

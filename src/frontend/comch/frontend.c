@@ -81,6 +81,9 @@ static int create_connection_co(void *owner, struct sl_comch_session *comch,
         struct sl_comch_storage storage;
         return query_co(owner, comch, session->volume_name, &storage);
     }
+    /* One that comch could not make afterwards stays ours until the session ends. */
+    if (session->queue_count == SL_COMCH_QUEUES_MAX)
+        return -EBUSY;
     unsigned reactor = frontend->next_reactor++ % sl_gateway_group_count(frontend->group);
     struct queue *queue;
     int error = queue_create_co(session, reactor, &queue);

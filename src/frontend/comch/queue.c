@@ -165,10 +165,19 @@ static int64_t quiesce_on_reactor_co(void *argument)
     return 0;
 }
 
+/* What must not be left undone. A call fails only for want of a stack; it is tried until there is
+ * one. */
+static void queue_call_co(struct queue *queue, int64_t (*function_co)(void *argument),
+                          struct queue_call *call)
+{
+    while (sl_reactor_call_co(queue_reactor(queue), function_co, call) < 0)
+        sl_sleep_co(SL_NS_PER_MS);
+}
+
 void queue_quiesce_co(struct queue *queue, uint32_t memory_id)
 {
     struct queue_call call = {.queue = queue, .memory.id = memory_id};
-    sl_reactor_call_co(queue_reactor(queue), quiesce_on_reactor_co, &call);
+    queue_call_co(queue, quiesce_on_reactor_co, &call);
 }
 
 static int64_t memory_set_on_reactor_co(void *argument)
@@ -181,7 +190,7 @@ static int64_t memory_set_on_reactor_co(void *argument)
 void queue_memory_set_co(struct queue *queue, unsigned slot, struct memory_slot memory)
 {
     struct queue_call call = {.queue = queue, .slot = slot, .memory = memory};
-    sl_reactor_call_co(queue_reactor(queue), memory_set_on_reactor_co, &call);
+    queue_call_co(queue, memory_set_on_reactor_co, &call);
 }
 
 static int64_t statistics_on_reactor_co(void *argument)
@@ -209,6 +218,6 @@ static int64_t destroy_on_reactor_co(void *argument)
 void queue_destroy_co(struct queue *queue)
 {
     struct queue_call call = {.queue = queue};
-    sl_reactor_call_co(queue_reactor(queue), destroy_on_reactor_co, &call);
+    queue_call_co(queue, destroy_on_reactor_co, &call);
     free(queue);
 }
