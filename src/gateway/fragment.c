@@ -69,8 +69,10 @@ static int attempt_co(struct sl_gateway *gateway, struct route *route,
     if (error < 0) {
         sl_connection_shutdown(connection, error);
         sl_route_wait_closed_co(route, connection);
-        if (attempt.overdue)
-            error = -ETIMEDOUT;
+        /* Whatever ended the connection, another request's fault maybe: this one may be tried
+         * again.
+         */
+        error = attempt.overdue ? -ETIMEDOUT : -ECONNRESET;
     }
     sl_connection_unref(connection);
     return error < 0 ? error : sl_status_to_errno(reply.header.status);
