@@ -6,7 +6,8 @@
 #include "core/log.h"
 #include "target/private.h"
 
-/* A killed predecessor's last I/O ends within this, unless its device hangs: then the operator tries again. */
+/* A killed predecessor's last I/O ends within this, unless its device hangs: then the operator
+ * tries again. */
 #define LOCK_WAIT_NS (3 * SL_NS_PER_S)
 
 static void explain(const struct sl_storage *storage, int error)
