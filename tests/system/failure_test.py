@@ -11,17 +11,22 @@ import time
 from harness import MIB, SLOW, World, expect, main
 
 
+# Long enough for the disturbances: 130,000 operations, a third of them in sanitizer builds.
+LENGTH = "256M" if SLOW == 1 else "84M"
+
+
 def under_load(programs, fabric, disturb, arguments=(), status=0):
-    """A validity run in whose midst disturb(world, target) does its worst; answers what the initiator said."""
+    """A run in whose midst disturb() does its worst; answers what the initiator said."""
     with World(programs) as world:
-        path = world.file("disk", 64 * MIB)
-        listen = None
+        path = world.file("disk", 256 * MIB)
         target = world.target(fabric, f"file:{path}")
         listen = target.address()
         gateway = world.gateway(fabric, [listen], *arguments)
-        process = world.initiator("--execution-strategy", "read_write_data_validity_test", "--io-size", "4K", "--cpu", 0,
-                                  "--cpu", 1, fabric=fabric)
-        time.sleep(0.3 * SLOW)
+        # What shall fail must not be over before.
+        load = (["--execution-strategy", "read_write_data_validity_test", "--length", LENGTH] if status == 0 else
+                ["--operation", "write", "--run-time", "100s"])
+        process = world.initiator(*load, "--io-size", "4K", "--cpu", 0, "--cpu", 1, fabric=fabric)
+        time.sleep(0.3)
         disturb(world, target, gateway, path, listen)
         output = world.finish(process, status, timeout=90)
         if status == 0:
@@ -37,7 +42,7 @@ def killed_and_back(fabric):
             time.sleep(0.1)
             target = world.target(fabric, f"file:{path}", listen=listen)
             target.address()
-            time.sleep(0.2 * SLOW)
+            time.sleep(0.3)
     return disturb
 
 
