@@ -36,7 +36,7 @@ static int disk_open(struct sl_target *target)
     };
     int error = sl_disk_open(target->io, storage->path, &options, &info, &target->disk);
     if (error == 0)
-        error = sl_storage_learn(storage, info.capacity_bytes);
+        error = sl_storage_learn(storage, target->reactor, info.capacity_bytes);
     if (error < 0) {
         explain(storage, error);
         return error;

@@ -17,7 +17,7 @@ static uint8_t *at(struct sl_target *target, uint64_t offset_bytes)
 static int mem_open(struct sl_target *target)
 {
     struct sl_storage *storage = target->storage;
-    int error = sl_storage_learn(storage, storage->config.size_bytes);
+    int error = sl_storage_learn(storage, target->reactor, storage->config.size_bytes);
     if (error < 0)
         return error;
     uint64_t shards = (storage->info.capacity_bytes + SL_SHARD_BYTES - 1) / SL_SHARD_BYTES;

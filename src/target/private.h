@@ -63,7 +63,8 @@ struct sl_target {
 };
 
 /* storage.c; called by backend_disk.c and sl_target_create() on the first reactor */
-int sl_storage_learn(struct sl_storage *storage, uint64_t capacity_bytes);
+int sl_storage_learn(struct sl_storage *storage, struct sl_reactor *reactor,
+                     uint64_t capacity_bytes);
 /* The last I/O has ended, and the lock is still ours: keeps the checksums for the next run. */
 void sl_storage_settle(struct sl_storage *storage);
 

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -238,9 +237,6 @@ int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **
     /* Names that begin with "sim:" exist in the simulator's seam only. */
     if (code == 0 && !storage->in_memory && strncmp(storage->path, "sim:", 4) != 0)
         code = check_file(storage, error, error_bytes);
-    if (code == 0 && getrandom(storage->info.storage_id, sizeof(storage->info.storage_id), 0) !=
-                         (ssize_t)sizeof(storage->info.storage_id))
-        code = -EIO;
     if (code < 0) {
         free((char *)storage->config.spec);
         free(storage);
@@ -250,7 +246,8 @@ int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **
     return 0;
 }
 
-int sl_storage_learn(struct sl_storage *storage, uint64_t capacity_bytes)
+int sl_storage_learn(struct sl_storage *storage, struct sl_reactor *reactor,
+                     uint64_t capacity_bytes)
 {
     if (storage->info.capacity_bytes != 0)
         return storage->info.capacity_bytes <= capacity_bytes ? 0 : -ENOSPC;
@@ -261,6 +258,7 @@ int sl_storage_learn(struct sl_storage *storage, uint64_t capacity_bytes)
     int error = sl_block_table_create(&storage->blocks, bytes / SL_BLOCK_BYTES);
     if (error < 0)
         return error;
+    sl_reactor_random(reactor, storage->info.storage_id, sizeof(storage->info.storage_id));
     if (storage->sidecar) {
         sidecar_load(storage);
         sidecar_save(storage, false);
