@@ -198,6 +198,7 @@ void sl_receives_free(struct sl_connection *connection)
         SL_ASSERT(!connection->rxs[i].has_request);
         sl_buf_unref(connection->rxs[i].data);
     }
+    connection->fabric->receive_bytes -= connection->receive_bytes;
     sl_buf_unref(connection->rx_memory);
     free(connection->rxs);
 }
@@ -294,11 +295,28 @@ void sl_receives_post_control(struct sl_connection *connection)
         sl_connection_fail(connection, -ENOMEM, "no memory for its receives (--memory)");
 }
 
+/* Receives hold their buffers for ever: what they may take in all must leave room for I/O, which
+ * waits for memory (3/4 of it at most, SL_RESERVE_ADMISSION). So 5/8, 36 connections of 4.25 MiB at
+ * the default of 256 MiB; one more is refused, instead of stopping the others. */
+static bool receives_fit(struct sl_connection *connection, unsigned count)
+{
+    struct sl_fabric *fabric = connection->fabric;
+    struct sl_memory_statistics memory;
+    uint64_t bytes = (uint64_t)count * fabric->config.in_capsule_bytes;
+    sl_memory_statistics(fabric->config.domain.memory, &memory);
+    if (fabric->receive_bytes + bytes > memory.limit_bytes / 8 * 5)
+        return false;
+    fabric->receive_bytes += bytes;
+    connection->receive_bytes = bytes;
+    return true;
+}
+
 /* After the limits are known, and before the peer may send. */
 void sl_receives_post_all(struct sl_connection *connection)
 {
-    if (!post_receives(connection, SL_CONTROL_RECEIVES + connection->fabric->config.credits +
-                                       connection->peer.credits))
+    unsigned count =
+        SL_CONTROL_RECEIVES + connection->fabric->config.credits + connection->peer.credits;
+    if (!receives_fit(connection, count) || !post_receives(connection, count))
         sl_connection_fail(connection, -ENOMEM, "no memory for its receives (--memory)");
 }
 

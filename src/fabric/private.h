@@ -61,6 +61,7 @@ struct sl_fabric {
     unsigned capsule_page_count;
     struct sl_list free_txs;
     unsigned tx_count;
+    uint64_t receive_bytes; /* of all connections' data buffers, wherever they are now */
     struct sl_fabric_statistics statistics;
 };
 
@@ -137,6 +138,7 @@ struct sl_connection {
     struct sl_buf *rx_memory;
     struct rx *rxs;
     unsigned rx_count, rx_posted;
+    uint64_t receive_bytes; /* what it may hold of the fabric's */
     struct sl_list starved; /* rxs that wait for a data buffer */
     bool refilling;
 

@@ -826,6 +826,35 @@ static void test_faults(void **state)
  * stall, and what maps memory sends no payload. */
 enum { ALL = 0, SIM_ONLY = 1, REAL_ONLY = 2, PAYLOAD_ONLY = 4 };
 
+/* So many connections that their receives took all the memory of I/O: everything hung. The one too
+ * many is refused. */
+static void test_crowd(void **state)
+{
+    struct world world;
+    struct server server;
+    struct client clients[3];
+    struct world_config config = {.credits = SL_CREDITS_MAX,
+                                  .in_capsule_bytes = SL_IN_CAPSULE_BYTES_MAX,
+                                  .memory_bytes = 16 * SL_MIB};
+    world_open(&world, link_of(state), 2, &config);
+    servers_open(&server, &world, 1);
+    assert_int_equal(client_connect(&clients[0], &world, &server, 0), 0);
+    assert_int_equal(client_connect(&clients[1], &world, &server, 0), 0);
+    assert_int_not_equal(client_connect(&clients[2], &world, &server, 0), 0);
+    for (unsigned i = 0; i < 2; i++)
+        assert_true(sl_connection_is_open(clients[i].connection));
+    struct sl_buf *buf = sl_buf_alloc(server.node->memory, SL_MIB, SL_RESERVE_ADMISSION);
+    assert_non_null(buf);
+    sl_buf_unref(buf);
+    client_close(&clients[0], &server);
+    /* What it had is there for another. */
+    assert_int_equal(client_connect(&clients[2], &world, &server, 0), 0);
+    client_close(&clients[1], &server);
+    client_close(&clients[2], &server);
+    servers_close(&server);
+    world_close(&world);
+}
+
 static const struct {
     const char *name;
     CMUnitTestFunction function;
@@ -854,6 +883,7 @@ static const struct {
     {"payload", test_payload, PAYLOAD_ONLY},
     {"payload_too_long", test_payload_too_long, ALL},
     {"short_of_memory", test_short_of_memory, PAYLOAD_ONLY},
+    {"crowd", test_crowd, PAYLOAD_ONLY},
     {"transfer", test_transfer, ALL},
     {"transfer_cut", test_transfer_cut, SIM_ONLY},
     {"transfer_bad_key", test_transfer_bad_key, ALL},
