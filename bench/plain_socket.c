@@ -2,9 +2,9 @@
  * Goal: the yardstick of bench/fabric_tcp.c: the same exchange by a plain program with blocking
  * sockets. Method: two threads over loopback; payload inline; one send and one receive call for
  * each message, with DEPTH requests outstanding. Rows as there: "send" and "write" carry the
- * payload with the request, "read" with the answer.
+ * payload with the request, "read" with the answer. With "poll" it receives without ever sleeping.
  *
- *   plain_socket [seconds a row]
+ *   plain_socket [seconds a row] ["poll"] [row]
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -42,6 +42,7 @@ struct side {
     uint64_t operations, cpu_ns, wall_ns;
     uint8_t *buffer; /* one for each request that may be outstanding, in turn */
     unsigned turn;
+    bool poll;
 };
 
 static uint64_t clock_of(clockid_t id)
@@ -84,9 +85,19 @@ static void send_message(struct side *side, size_t length_bytes)
 /* False at the end of the stream. */
 static bool receive_message(struct side *side, size_t length_bytes)
 {
-    ssize_t received = recv(side->handle, next_buffer(side), length_bytes, MSG_WAITALL);
-    check(received >= 0, "recv");
-    return received == (ssize_t)length_bytes;
+    uint8_t *buffer = next_buffer(side);
+    size_t done = 0;
+    while (done < length_bytes) {
+        ssize_t received = recv(side->handle, buffer + done, length_bytes - done,
+                                side->poll ? MSG_DONTWAIT : MSG_WAITALL);
+        if (received < 0 && errno == EAGAIN)
+            continue;
+        check(received >= 0, "recv");
+        if (received == 0)
+            return false;
+        done += (size_t)received;
+    }
+    return true;
 }
 
 /* A core each, as bench/fabric_tcp.c. */
@@ -162,14 +173,17 @@ static void connect_pair(int handles[2])
 int main(int argc, char **argv)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 1;
+    bool poll = argc > 2 && strcmp(argv[2], "poll") == 0;
     printf("plain socket    depth    bytes  client µs  server µs   CPU µs/op      op/s  mean µs\n");
     for (size_t i = 0; i < SL_COUNT_OF(rows); i++) {
+        if (argc > 3 && strtoul(argv[3], NULL, 10) != i)
+            continue;
         int handles[2];
         pthread_t threads[2];
         struct side sides[2];
         connect_pair(handles);
         for (unsigned k = 0; k < 2; k++) {
-            sides[k] = (struct side){.row = &rows[i], .handle = handles[k]};
+            sides[k] = (struct side){.row = &rows[i], .handle = handles[k], .poll = poll};
             sides[k].duration_ns = (uint64_t)(seconds * 1e9);
             sides[k].buffer = calloc(rows[i].depth, REQUEST_BYTES + rows[i].payload_bytes);
             check(sides[k].buffer != NULL, "memory");
