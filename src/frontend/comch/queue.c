@@ -64,11 +64,14 @@ static void queue_io_co(void *argument)
     queue->io_count++;
     if (error < 0) {
         queue->error_count++;
-        sl_log_error("comch", "session %u: %s of %u bytes at %llu failed: %s (%s)",
-                     sl_comch_session_id(queue->session->comch),
-                     io->message.opcode == SL_IO_READ ? "read" : "operation",
-                     io->message.length_bytes, (unsigned long long)io->message.offset_bytes,
-                     sl_error_text(error), sl_error_name(error));
+        /* The first, the second, the fourth, …: a client can fail as often as it likes. */
+        if (sl_is_power_of_two(queue->error_count))
+            sl_log_error(
+                "comch", "session %u: %s of %u bytes at %llu failed: %s (%s); %llu failed so far",
+                sl_comch_session_id(queue->session->comch),
+                io->message.opcode == SL_IO_READ ? "read" : "operation", io->message.length_bytes,
+                (unsigned long long)io->message.offset_bytes, sl_error_text(error),
+                sl_error_name(error), (unsigned long long)queue->error_count);
     } else {
         queue->io_bytes += io->message.length_bytes;
     }
