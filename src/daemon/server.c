@@ -76,7 +76,8 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
         .role = role,
         /* Of this reactor: a target tells a reconnect from another reactor's connection by it. */
         .instance_id = process->instance_id + node->index * UINT64_C(0x9e3779b97f4a7c15),
-        .credits = config->credits,
+        /* Targets ask gateways for nothing: a target need not keep receives for their answers. */
+        .credits = role == SL_ROLE_GATEWAY ? 1 : config->credits,
         .in_capsule_bytes = role == SL_ROLE_TARGET ? SL_IN_CAPSULE_BYTES_MAX : 0,
         .heartbeat_timeout_ns = config->heartbeat_timeout_ns,
     };
