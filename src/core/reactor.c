@@ -9,8 +9,8 @@
 #include "core/reactor_private.h"
 #include "core/trace.h"
 
-/* Long enough to bridge the gap between two requests of a busy client on a shared core (a loopback
- * round trip is about 15 µs), short enough that an idle reactor gives the core to its peer. */
+/* The longest spin: bridges a loopback round trip (about 15 µs) to a peer on another core. How much
+ * of it is used, spin.h decides by what it brings. */
 #define SPIN_NS_DEFAULT (20 * SL_NS_PER_US)
 /* What still runs after it was stopped is a bug; this only keeps the bug from hanging the process.
  */
@@ -25,6 +25,7 @@ int sl_reactor_create(const struct sl_reactor_config *config,
     reactor->config = *config;
     if (reactor->config.spin_ns == 0)
         reactor->config.spin_ns = SPIN_NS_DEFAULT;
+    sl_spin_init(&reactor->spin, reactor->config.spin_ns);
     reactor->engine = *engine;
     sl_list_init(&reactor->ready);
     sl_list_init(&reactor->pooled);
@@ -164,9 +165,11 @@ static void pin(const struct sl_reactor *reactor)
 void sl_reactor_run(struct sl_reactor *reactor)
 {
     pin(reactor);
-    uint64_t idle_since_ns = 0;
+    uint64_t idle_since_ns = 0; /* 0 = busy */
     while (!atomic_load_explicit(&reactor->stop, memory_order_acquire)) {
         if (sl_reactor_step(reactor) || !sl_list_is_empty(&reactor->ready)) {
+            if (idle_since_ns != 0)
+                sl_spin_hit(&reactor->spin, reactor->now_ns - idle_since_ns);
             idle_since_ns = 0;
             continue;
         }
@@ -174,8 +177,10 @@ void sl_reactor_run(struct sl_reactor *reactor)
             continue;
         if (idle_since_ns == 0)
             idle_since_ns = reactor->now_ns;
-        if (reactor->now_ns - idle_since_ns >= reactor->config.spin_ns) {
+        if (sl_spin_is_over(&reactor->spin, reactor->now_ns - idle_since_ns)) {
+            uint64_t from_ns = reactor->now_ns;
             reactor_sleep(reactor);
+            sl_spin_slept(&reactor->spin, sl_reactor_clock_ns(reactor) - from_ns);
             idle_since_ns = 0;
         }
     }

@@ -8,9 +8,9 @@
  * One turn (sl_reactor_step):  mail → timers → engine completions → pollers → ready coroutines →
  * engine submit
  *
- * Adaptive polling: after `spin_ns` without work the reactor arms every poller (a poller that finds
- * work while arming cancels the sleep), then sleeps in the engine until a completion, a notify or
- * the next timer. With `poll_always` it never sleeps.
+ * Adaptive polling: after a time without work (at most `spin_ns`; spin.h adjusts it) the reactor
+ * arms every poller (a poller that finds work while arming cancels the sleep), then sleeps in the
+ * engine until a completion, a notify or the next timer. With `poll_always` it never sleeps.
  */
 #ifndef SL_CORE_REACTOR_H
 #define SL_CORE_REACTOR_H
@@ -40,10 +40,10 @@ struct sl_reactor_engine {
 };
 
 struct sl_reactor_config {
-    unsigned index;       /* of this reactor in its process, from 0 */
-    int cpu;              /* sl_reactor_run() pins its thread to it; -1 = not pinned */
-    bool poll_always;     /* never sleep */
-    uint64_t spin_ns;     /* busy-poll this long without work before sleeping; 0 = the default */
+    unsigned index;   /* of this reactor in its process, from 0 */
+    int cpu;          /* sl_reactor_run() pins its thread to it; -1 = not pinned */
+    bool poll_always; /* never sleep */
+    uint64_t spin_ns; /* busy-poll at most so long without work before sleeping; 0 = the default */
     unsigned stack_bytes; /* of a coroutine; 0 = the default */
 };
 

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "core/reactor.h"
+#include "core/spin.h"
 
 struct sl_co {
     struct sl_list node; /* in the ready queue or the pool */
@@ -44,6 +45,7 @@ struct sl_reactor {
     uint64_t timer_order;
 
     struct sl_list pollers;
+    struct sl_spin spin;
 
     /* Mail: a stack that senders push on, reversed by the receiver. */
     _Atomic(struct sl_mail *) mail;
