@@ -10,9 +10,11 @@
 
 #include "cli/initiator/initiator.h"
 #include "core/error.h"
+#include "core/spin.h"
 
-/* Polls without a completion before sleeping: about 20 µs. */
-#define IDLE_POLLS 200
+/* The longest spin for a completion (core/spin.h adjusts it): an I/O over the local channel and tcp
+ * takes about 50 µs, and a wake-up from sleep costs both sides about 5 µs. */
+#define SPIN_NS (50 * SL_NS_PER_US)
 /* How often a polling worker looks whether the gateway is alive. */
 #define ALIVE_POLLS 100000
 #define WAIT_NS     (500 * SL_NS_PER_MS)
@@ -34,6 +36,9 @@ struct phase {
     unsigned free_count;
     uint32_t *free_slots;
     struct slot *slots;
+    struct sl_spin spin;
+    uint64_t idle_since_ns; /* 0 = busy */
+    unsigned idle_polls;
 };
 
 uint64_t clock_now_ns(void)
@@ -204,9 +209,31 @@ static void complete(struct phase *phase, const struct sl_io_message *message, u
     }
 }
 
+/* Nothing was completed: spins on, sleeps when spinning has lasted. 0 or negative errno. */
+static int idle(struct phase *phase)
+{
+    struct worker *worker = phase->worker;
+    phase->idle_polls++;
+    if (worker->initiator->config.poll) {
+        if (phase->idle_polls % ALIVE_POLLS != 0)
+            return 0;
+        int error = sl_comch_client_queue_wait(worker->queue, 0);
+        return error == -ETIMEDOUT ? 0 : error;
+    }
+    uint64_t now_ns = clock_now_ns();
+    if (phase->idle_since_ns == 0)
+        phase->idle_since_ns = now_ns;
+    if (!sl_spin_is_over(&phase->spin, now_ns - phase->idle_since_ns))
+        return 0;
+    int error = sl_comch_client_queue_wait(worker->queue, WAIT_NS);
+    sl_spin_slept(&phase->spin, clock_now_ns() - now_ns);
+    phase->idle_since_ns = 0;
+    return error == -ETIMEDOUT ? 0 : error;
+}
+
 /* Takes completions; sleeps when there are none for a while. False: the gateway is gone or spoils
  * the ring. */
-static bool reap(struct phase *phase, unsigned *idle)
+static bool reap(struct phase *phase)
 {
     struct worker *worker = phase->worker;
     struct sl_io_message messages[BATCH_MAX];
@@ -215,7 +242,10 @@ static bool reap(struct phase *phase, unsigned *idle)
     if (count > 0) {
         uint64_t now_ns = clock_now_ns();
         worker->result.poll_hit_count++;
-        *idle = 0;
+        if (phase->idle_since_ns != 0)
+            sl_spin_hit(&phase->spin, now_ns - phase->idle_since_ns);
+        phase->idle_since_ns = 0;
+        phase->idle_polls = 0;
         for (int i = 0; i < count; i++)
             complete(phase, &messages[i], now_ns);
         atomic_store_explicit(&worker->live_operations, worker->result.operation_count,
@@ -223,16 +253,10 @@ static bool reap(struct phase *phase, unsigned *idle)
         atomic_store_explicit(&worker->live_bytes, worker->result.bytes, memory_order_relaxed);
         return true;
     }
-    bool polls = worker->initiator->config.poll;
-    if (count == 0 && ++*idle >= (polls ? ALIVE_POLLS : IDLE_POLLS)) {
-        *idle = 0;
-        count = sl_comch_client_queue_wait(worker->queue, polls ? 0 : WAIT_NS);
-        if (count == -ETIMEDOUT)
-            count = 0;
-    }
-    if (count < 0)
-        note_error(worker, count, 0);
-    return count >= 0;
+    int error = count == 0 ? idle(phase) : count;
+    if (error < 0)
+        note_error(worker, error, 0);
+    return error >= 0;
 }
 
 static void run_phase(struct worker *worker, bool validity, bool writing)
@@ -246,19 +270,19 @@ static void run_phase(struct worker *worker, bool validity, bool writing)
         .slots = calloc(config->depth, sizeof(*phase.slots)),
         .free_slots = calloc(config->depth, sizeof(*phase.free_slots)),
     };
+    sl_spin_init(&phase.spin, SPIN_NS);
     if (phase.slots == NULL || phase.free_slots == NULL) {
         note_error(worker, -ENOMEM, 0);
     } else {
         for (uint32_t i = 0; i < config->depth; i++)
             phase.free_slots[phase.free_count++] = (uint32_t)config->depth - 1 - i;
-        unsigned idle = 0;
         bool more = true;
         while (more || phase.outstanding > 0) {
             if (more)
                 more = submit(&phase);
-            if (phase.outstanding > 0 && !reap(&phase, &idle))
+            if (phase.outstanding > 0 && !reap(&phase))
                 break;
-            if (worker->initiator->deadline_ns != 0 && idle % 16 == 0 &&
+            if (worker->initiator->deadline_ns != 0 && phase.idle_polls % 16 == 0 &&
                 clock_now_ns() >= worker->initiator->deadline_ns)
                 more = false;
         }
