@@ -17,6 +17,8 @@
 #define SPIN_NS (50 * SL_NS_PER_US)
 /* How often a polling worker looks whether the gateway is alive. */
 #define ALIVE_POLLS 100000
+/* And how often it offers its core: about every 20 us. */
+#define YIELD_POLLS 1000
 #define WAIT_NS     (500 * SL_NS_PER_MS)
 
 struct slot {
@@ -215,6 +217,9 @@ static int idle(struct phase *phase)
     struct worker *worker = phase->worker;
     phase->idle_polls++;
     if (worker->initiator->config.poll) {
+        /* As a reactor that never sleeps (core/reactor.c): others may need the core. */
+        if (phase->idle_polls % YIELD_POLLS == 0)
+            sched_yield();
         if (phase->idle_polls % ALIVE_POLLS != 0)
             return 0;
         int error = sl_comch_client_queue_wait(worker->queue, 0);
