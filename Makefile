@@ -47,7 +47,7 @@ help: ## this list
 deps-build:
 	@scripts/deps build
 deps-test:
-	@scripts/deps build test
+	@scripts/deps build test lint
 deps-bench:
 	@scripts/deps build test bench
 deps-lint:
