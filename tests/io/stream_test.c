@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -433,6 +434,37 @@ static void test_adopt(void **state)
     world_destroy(&world);
 }
 
+static void congestion_of(struct sl_stream *stream, char *name, socklen_t name_bytes)
+{
+    int handle = sl_stream_detach(stream);
+    memset(name, 0, name_bytes);
+    assert_int_equal(getsockopt(handle, IPPROTO_TCP, TCP_CONGESTION, name, &name_bytes), 0);
+    close(handle);
+}
+
+/* Both ends of a connection within the host do without pacing, whatever the host's default. */
+static void congestion_main_co(struct world *world)
+{
+    static const char *const addresses[] = {"127.0.0.1:0", "[::1]:0"};
+    for (unsigned i = 0; i < SL_COUNT_OF(addresses); i++) {
+        struct pair pair;
+        char names[2][17];
+        pair_make_co(world, addresses[i], &pair);
+        for (unsigned end = 0; end < 2; end++) {
+            congestion_of(pair.ends[end], names[end], sizeof(names[end]) - 1);
+            assert_string_equal(names[end], "reno");
+        }
+    }
+}
+
+static void test_congestion(void **state)
+{
+    struct world world;
+    world_create(&world, 0);
+    world_run(&world, congestion_main_co, NULL);
+    world_destroy(&world);
+}
+
 int main(void)
 {
     if (world_is_missing() || mkdtemp(directory) == NULL)
@@ -440,7 +472,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_data),    cmocka_unit_test(test_ends),
         cmocka_unit_test(test_connect), cmocka_unit_test(test_listeners),
-        cmocka_unit_test(test_adopt),
+        cmocka_unit_test(test_adopt),   cmocka_unit_test(test_congestion),
     };
     int result = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(directory);

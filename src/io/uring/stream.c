@@ -48,6 +48,32 @@ static struct uring_stream *stream_of(struct sl_stream *stream)
     return sl_container_of(stream, struct uring_stream, stream);
 }
 
+static bool same_host(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
+{
+    if (a->ss_family != b->ss_family)
+        return false;
+    if (a->ss_family == AF_INET)
+        return ((const struct sockaddr_in *)a)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)b)->sin_addr.s_addr;
+    return a->ss_family == AF_INET6 &&
+           memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr,
+                  &((const struct sockaddr_in6 *)b)->sin6_addr, sizeof(struct in6_addr)) == 0;
+}
+
+/* Between two programs of one host there is no network whose congestion could be modelled. BBR, the
+ * default of many hosts, paces there too: by a timer, in pieces. That costs half of the CPU of
+ * large transfers (docs/performance.md). reno is in every kernel, open to every user, and does not
+ * pace. To other hosts the host's choice stands. */
+static void tune_congestion(int handle)
+{
+    static const char unpaced[] = "reno";
+    struct sockaddr_storage local, peer;
+    socklen_t local_bytes = sizeof(local), peer_bytes = sizeof(peer);
+    if (getsockname(handle, (struct sockaddr *)&local, &local_bytes) == 0 &&
+        getpeername(handle, (struct sockaddr *)&peer, &peer_bytes) == 0 && same_host(&local, &peer))
+        (void)setsockopt(handle, IPPROTO_TCP, TCP_CONGESTION, unpaced, sizeof(unpaced) - 1);
+}
+
 int uring_stream_create(struct sl_uring *uring, int handle, struct sl_stream **stream)
 {
     struct uring_stream *uring_stream = calloc(1, sizeof(*uring_stream));
@@ -58,6 +84,7 @@ int uring_stream_create(struct sl_uring *uring, int handle, struct sl_stream **s
     /* Our frames are gathered already; refused by Unix sockets. */
     int one = 1;
     (void)setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    tune_congestion(handle);
     uring_stream->stream.io = &uring->io;
     uring_stream->descriptor = handle;
     *stream = &uring_stream->stream;
