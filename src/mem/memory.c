@@ -19,9 +19,13 @@
 #include "mem/poison.h"
 #include "mem/pool.h"
 
-#define ARENA_BYTES_DEFAULT (32 * SL_MIB)
-#define BLOCK_BYTES         (2 * SL_MIB)
-#define BUFFERS_A_SLAB      256
+/* The first arena, and the most that one grows by: arenas double what there is. Registering one
+ * with io_uring takes its pages at once, so an idle program should have a small one; the kernel's
+ * table of buffers wants few. */
+#define ARENA_BYTES_FIRST (4 * SL_MIB)
+#define ARENA_BYTES_MOST  (32 * SL_MIB)
+#define BLOCK_BYTES       (2 * SL_MIB)
+#define BUFFERS_A_SLAB    256
 /* When the system, not the limit, refused an arena, there may be nobody who frees: look again. */
 #define STARVED_RETRY_NS (100 * SL_NS_PER_MS)
 
@@ -65,8 +69,6 @@ int sl_memory_create(const struct sl_memory_config *config, struct sl_memory **r
         return -ENOMEM;
     memory->config = *config;
     memory->config.limit_bytes = sl_align_down(config->limit_bytes, BLOCK_BYTES);
-    if (memory->config.arena_bytes == 0)
-        memory->config.arena_bytes = ARENA_BYTES_DEFAULT;
     memory->config.arena_bytes = sl_align_up(memory->config.arena_bytes, BLOCK_BYTES);
     uint64_t limit = memory->config.limit_bytes;
     memory->reserve_bytes[SL_RESERVE_ADMISSION] = limit / 4 * 3;
@@ -122,7 +124,11 @@ struct sl_copy_counters *sl_memory_copies(struct sl_memory *memory)
 static int grow(struct sl_memory *memory)
 {
     uint64_t room = memory->config.limit_bytes - memory->arena_bytes;
-    uint64_t bytes = sl_min(room, (uint64_t)memory->config.arena_bytes);
+    uint64_t step = memory->config.arena_bytes;
+    if (step == 0)
+        step = sl_min(sl_max(memory->arena_bytes, (uint64_t)ARENA_BYTES_FIRST),
+                      (uint64_t)ARENA_BYTES_MOST);
+    uint64_t bytes = sl_min(room, step);
     if (bytes < BLOCK_BYTES)
         return -ENOMEM;
     struct sl_arena *arena = calloc(1, sizeof(*arena));
