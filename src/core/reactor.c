@@ -9,9 +9,11 @@
 #include "core/reactor_private.h"
 #include "core/trace.h"
 
-/* The longest spin: bridges a loopback round trip (about 15 µs) to a peer on another core. How much
- * of it is used, spin.h decides by what it brings. */
-#define SPIN_NS_DEFAULT (20 * SL_NS_PER_US)
+/* The longest spin. An answer takes about 15 µs from a peer that spins on another core, but 60 to
+ * 100 µs from one that has to be woken there: two sides that both sleep see only such long waits,
+ * and a limit below them would never let either find out that spinning pays. spin.h decides how
+ * much of it is used. */
+#define SPIN_NS_DEFAULT (50 * SL_NS_PER_US)
 /* What still runs after it was stopped is a bug; this only keeps the bug from hanging the process.
  */
 #define STOP_GRACE_NS (2 * SL_NS_PER_S)

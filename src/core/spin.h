@@ -15,8 +15,8 @@
  *
  * KVM's halt_poll_ns grows after every short sleep. It may, since it first asks the scheduler
  * whether anyone else wants the core; we cannot ask, and on a shared core every sleep is short: so
- * a short sleep only buys a probe. At worst a probe wastes limit / 256 for each sleep (80 ns of
- * 20 us). A hit later than window and grace says that we were preempted: in vain.
+ * a short sleep only buys a probe. At worst a probe wastes limit / 256 for each sleep (200 ns
+ * of 50 us). A hit later than window and grace says that we were preempted: in vain.
  *
  * No clock, no randomness: the same times in give the same decisions. Owned by the thread that
  * polls.

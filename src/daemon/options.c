@@ -122,8 +122,8 @@ unsigned sl_server_options_table(struct sl_server_options *o, bool target, bool 
     n = add(rows, n,
             (struct sl_option){"spin", 0, SL_OPTION_DURATION, &o->spin_ns, .least = 1,
                                .most = SL_NS_PER_S, .argument = "TIME",
-                               .help = "poll so long without work before sleeping",
-                               .fallback = "20us"});
+                               .help = "poll at most so long without work before sleeping",
+                               .fallback = "50us"});
     n = add(rows, n,
             (struct sl_option){"memory", 'm', SL_OPTION_SIZE, &o->memory_bytes,
                                .least = 16 * SL_MIB, .most = 1024 * SL_GIB, .argument = "SIZE",
