@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 20
 export TSAN_SUITES FUZZ_SECONDS
 
 .NOTPARALLEL:
-.PHONY: all build demo test bench lint fuzz soak format clean help deps-build deps-test deps-bench \
+.PHONY: all build demo test bench lint fuzz format clean help deps-build deps-test deps-bench \
 	deps-lint deps-fuzz
 
 all: build
@@ -31,9 +31,6 @@ lint: deps-lint ## layout, layers, coroutines, copies, sizes, documents
 
 fuzz: deps-fuzz ## every fuzzer for FUZZ_SECONDS
 	@scripts/fuzz
-
-soak: deps-test build
-	@scripts/soak
 
 format: deps-lint ## lays out every C file
 	@git ls-files -z --cached --others --exclude-standard '*.c' '*.h' ':!tests/lint/' | xargs -0 -r clang-format -i
