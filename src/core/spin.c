@@ -18,7 +18,7 @@ void sl_spin_slept(struct sl_spin *spin, uint64_t slept_ns)
         spin_in_vain(spin);
         return;
     }
-    if (slept_ns >= spin->limit_ns)
+    if (slept_ns >= SL_SPIN_SHORT_LIMITS * spin->limit_ns)
         return;
     if (++spin->short_count < spin->probe_interval)
         return;

@@ -8,7 +8,7 @@
  *
  *   hit (work came while spinning)            window doubles, up to the limit
  *   in vain (spun the window, then slept)     window halves; below 1/8 of the limit it is 0
- *   short sleep (< the limit) with window 0   a spin might have caught it: one such sleep in
+ *   short sleep (< 4 limits) with window 0    a spin might have caught it: one such sleep in
  *                                             `probe_interval` is followed by a spin of the limit
  *   probe in vain                             probe_interval doubles, up to 256
  *   probe hit                                 probe_interval starts at 8 again
@@ -16,7 +16,9 @@
  * KVM's halt_poll_ns grows after every short sleep. It may, since it first asks the scheduler
  * whether anyone else wants the core; we cannot ask, and on a shared core every sleep is short: so
  * a short sleep only buys a probe. At worst a probe wastes limit / 256 for each sleep (200 ns
- * of 50 us). A hit later than window and grace says that we were preempted: in vain.
+ * of 50 us). A sleep of several limits counts as short, for most of it may be the wake-up itself,
+ * ours and the peer's: two sides that sleep by turns would never see a shorter one. A hit later
+ * than window and grace says that we were preempted: in vain.
  *
  * No clock, no randomness: the same times in give the same decisions. Owned by the thread that
  * polls.
@@ -30,6 +32,9 @@
 #define SL_SPIN_FLOOR_DIVISOR      8u
 #define SL_SPIN_PROBE_INTERVAL_MIN 8u
 #define SL_SPIN_PROBE_INTERVAL_MAX 256u
+/* A core that was halted needs 20 to 60 us to run again, a peer on another as long: up to 4 times
+ * the default limit. */
+#define SL_SPIN_SHORT_LIMITS 4u
 
 struct sl_spin {
     uint64_t limit_ns;

@@ -98,6 +98,24 @@ static void test_bursts(void **state)
     }
 }
 
+/* Both sides sleep by turns, and each wake-up takes longer than the limit: a fixed peer of 5 us was
+ * waited for in sleeps of 60 us, for ever, since none of them counted as short. */
+static void test_slow_wakeups(void **state)
+{
+    struct sl_spin spin;
+    sl_spin_init(&spin, LIMIT_NS);
+    (void)shared_core(&spin, 5000, 10);
+    assert_int_equal(spin.window_ns, 0);
+    struct cost cost = {0};
+    for (unsigned i = 0; i < SL_SPIN_PROBE_INTERVAL_MAX && spin.window_ns == 0; i++) {
+        sl_spin_slept(&spin, 3 * LIMIT_NS);
+        cost.sleep_count++;
+    }
+    assert_int_equal(spin.window_ns, LIMIT_NS); /* a probe: the answer comes within it */
+    sl_spin_hit(&spin, 5000);
+    assert_int_equal(free_core(&spin, 5000, 1000).sleep_count, 0);
+}
+
 /* One hit in vain: the window shrinks and grows, but never above the limit or to a stub. */
 static void test_bounds(void **state)
 {
@@ -134,7 +152,7 @@ int main(void)
         cmocka_unit_test(test_free_core), cmocka_unit_test(test_shared_core),
         cmocka_unit_test(test_idle),      cmocka_unit_test(test_comes_back),
         cmocka_unit_test(test_bursts),    cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_preempted),
+        cmocka_unit_test(test_preempted), cmocka_unit_test(test_slow_wakeups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
