@@ -45,17 +45,73 @@ void sl_block_table_destroy(struct sl_block_table *table)
     *table = (struct sl_block_table){0};
 }
 
+/* ---- eight blocks at a time ----
+ *
+ * An I/O of 128 KiB has 32 blocks, whose locks are bytes: looked at one by one they would be a
+ * fifth of its instructions. No byte of a word carries into the next: shared locks count to 254 at
+ * most.
+ */
+
+typedef uint64_t lock_word __attribute__((may_alias, aligned(1)));
+
+#define WORD_BLOCKS 8u
+#define EACH_BYTE   UINT64_C(0x0101010101010101)
+#define HIGH_BITS   (EACH_BYTE * 0x80)
+
+static bool has_zero_byte(uint64_t word)
+{
+    return ((word - EACH_BYTE) & ~word & HIGH_BITS) != 0;
+}
+
+static bool can_lock(const uint8_t *locks, uint32_t count, bool exclusive)
+{
+    uint32_t i = 0;
+    for (; i + WORD_BLOCKS <= count; i += WORD_BLOCKS) {
+        lock_word word = *(const lock_word *)(locks + i);
+        if (exclusive && word != 0)
+            return false;
+        if (!exclusive && (word & HIGH_BITS) != 0)
+            break; /* 128 readers or a writer: the bytes tell */
+    }
+    for (; i < count; i++) {
+        if (exclusive ? locks[i] != 0 : locks[i] >= LOCK_READERS_MAX)
+            return false;
+    }
+    return true;
+}
+
 static bool try_lock(struct sl_block_table *table, uint64_t first_block, uint32_t block_count,
                      bool exclusive)
 {
     uint8_t *locks = table->locks + first_block;
-    for (uint32_t i = 0; i < block_count; i++) {
-        if (exclusive ? locks[i] != 0 : locks[i] >= LOCK_READERS_MAX)
-            return false;
-    }
-    for (uint32_t i = 0; i < block_count; i++)
+    if (!can_lock(locks, block_count, exclusive))
+        return false;
+    uint32_t i = 0;
+    for (; i + WORD_BLOCKS <= block_count; i += WORD_BLOCKS)
+        *(lock_word *)(locks + i) =
+            exclusive ? EACH_BYTE * LOCK_EXCLUSIVE : *(lock_word *)(locks + i) + EACH_BYTE;
+    for (; i < block_count; i++)
         locks[i] = exclusive ? LOCK_EXCLUSIVE : (uint8_t)(locks[i] + 1);
     return true;
+}
+
+static void unlock(struct sl_block_table *table, uint64_t first_block, uint32_t block_count,
+                   bool exclusive)
+{
+    uint8_t *locks = table->locks + first_block;
+    uint32_t i = 0;
+    for (; i + WORD_BLOCKS <= block_count; i += WORD_BLOCKS) {
+        lock_word word = *(lock_word *)(locks + i);
+        /* Shared: no byte is 0, and none LOCK_EXCLUSIVE (that is, none of the complement is 0). */
+        SL_ASSERT(exclusive ? word == EACH_BYTE * LOCK_EXCLUSIVE
+                            : !has_zero_byte(word) && !has_zero_byte(~word));
+        *(lock_word *)(locks + i) = exclusive ? 0 : word - EACH_BYTE;
+    }
+    for (; i < block_count; i++) {
+        SL_ASSERT(exclusive ? locks[i] == LOCK_EXCLUSIVE
+                            : locks[i] > 0 && locks[i] <= LOCK_READERS_MAX);
+        locks[i] = exclusive ? 0 : (uint8_t)(locks[i] - 1);
+    }
 }
 
 /* Whether someone before `end` waits for a block of the range in a way that excludes us. */
@@ -88,12 +144,7 @@ void sl_block_lock_co(struct sl_block_table *table, struct sl_block_waiters *wai
 void sl_block_unlock(struct sl_block_table *table, struct sl_block_waiters *waiters,
                      uint64_t first_block, uint32_t block_count, bool exclusive)
 {
-    uint8_t *locks = table->locks + first_block;
-    for (uint32_t i = 0; i < block_count; i++) {
-        SL_ASSERT(exclusive ? locks[i] == LOCK_EXCLUSIVE
-                            : locks[i] > 0 && locks[i] <= LOCK_READERS_MAX);
-        locks[i] = exclusive ? 0 : (uint8_t)(locks[i] - 1);
-    }
+    unlock(table, first_block, block_count, exclusive);
     sl_list_for_each(node, &waiters->list)
     {
         struct waiter *waiter = sl_list_entry(node, struct waiter, node);

@@ -31,7 +31,7 @@ static void locker_co(void *argument)
     struct locker *locker = argument;
     for (unsigned round = 0; round < ROUNDS; round++) {
         uint64_t first = next_random(&locker->random) % BLOCKS;
-        uint32_t count = (uint32_t)(1 + next_random(&locker->random) % 8);
+        uint32_t count = (uint32_t)(1 + next_random(&locker->random) % 24); /* whole words, too */
         bool exclusive = next_random(&locker->random) % 3 == 0;
         count = (uint32_t)sl_min((uint64_t)count, BLOCKS - first);
         sl_block_lock_co(&table, &waiters, first, count, exclusive);
@@ -99,6 +99,37 @@ static void order_main_co(struct world *world)
     assert_string_equal(order, "ADBC");
 }
 
+/* 254 share a range; the next waits, and a writer behind it until all have left. */
+static void crowd_main_co(struct world *world)
+{
+    enum { CROWD = 254, BLOCK_COUNT = 20 };
+    for (unsigned i = 0; i < CROWD; i++)
+        sl_block_lock_co(&table, &waiters, 3, BLOCK_COUNT, false);
+    static struct step steps[] = {
+        {NULL, 'R', 5, 9, false},
+        {NULL, 'W', 3, BLOCK_COUNT, true},
+    };
+    memset(order, 0, sizeof(order));
+    for (unsigned i = 0; i < SL_COUNT_OF(steps); i++) {
+        steps[i].world = world;
+        world_spawn(world, step_co, &steps[i]);
+    }
+    sl_yield_co();
+    sl_yield_co();
+    assert_string_equal(order, "");
+    sl_block_unlock(&table, &waiters, 3, BLOCK_COUNT, false);
+    sl_yield_co();
+    sl_yield_co();
+    sl_yield_co();
+    assert_string_equal(order, "R");
+    for (unsigned i = 1; i < CROWD; i++)
+        sl_block_unlock(&table, &waiters, 3, BLOCK_COUNT, false);
+    world_join_co(world);
+    assert_string_equal(order, "RW");
+    for (unsigned i = 0; i < BLOCKS; i++)
+        assert_int_equal(table.locks[i], 0);
+}
+
 static void run(void (*main_co)(struct world *world))
 {
     struct world world;
@@ -120,11 +151,17 @@ static void test_order(void **state)
     run(order_main_co);
 }
 
+static void test_crowd(void **state)
+{
+    run(crowd_main_co);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_ranges),
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_crowd),
     };
     if (world_is_missing())
         return TEST_SKIP;
