@@ -7,7 +7,7 @@
  * with 32 bytes       (a large write) Prints microseconds of CPU an operation by side, operations a
  * second, and mean latency.
  *
- *   fabric_tcp [seconds a row] [spin in µs, or "poll"] [row]
+ *   fabric_tcp [seconds a row] [longest spin in µs (the programs: 50), or "poll"] [row]
  */
 #include <pthread.h>
 #include <stdio.h>

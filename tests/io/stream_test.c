@@ -465,6 +465,100 @@ static void test_congestion(void **state)
     world_destroy(&world);
 }
 
+/* ---- turns ---- */
+
+struct turns {
+    struct world *world;
+    struct sl_stream *stream;
+    unsigned count;
+    bool over;
+};
+
+static void turns_co(void *argument)
+{
+    struct turns *turns = argument;
+    for (; !turns->over; turns->count++)
+        sl_yield_co();
+    world_leave(turns->world);
+}
+
+/* A peer whose bytes are all there already: whoever takes them one by one still gives way. */
+static void chatty_main_co(struct world *world)
+{
+    enum { BYTES = 4000 };
+    static uint8_t bytes[BYTES];
+    struct pair pair;
+    struct turns turns = {.world = world};
+    pair_make_co(world, "127.0.0.1:0", &pair);
+    struct iovec piece = {bytes, BYTES};
+    assert_int_equal(sl_stream_send_co(pair.ends[0], &piece, 1, false), 0);
+    world_spawn(world, turns_co, &turns);
+    piece.iov_len = 1;
+    for (unsigned i = 0; i < BYTES; i++)
+        assert_int_equal(sl_stream_receive_co(pair.ends[1], &piece, 1), 1);
+    turns.over = true;
+    world_join_co(world);
+    assert_in_range(turns.count, BYTES / 16, UINT32_MAX);
+    pair_close(&pair);
+}
+
+static void echo_co(void *argument)
+{
+    struct turns *turns = argument;
+    uint8_t byte;
+    struct iovec piece = {&byte, 1};
+    while (sl_stream_receive_co(turns->stream, &piece, 1) == 1) {
+        assert_int_equal(sl_stream_send_co(turns->stream, &piece, 1, false), 0);
+        turns->count++;
+    }
+    world_leave(turns->world);
+}
+
+/* More receives wait than are tried each turn, through sleeps and without: all are answered. */
+static void many_main_co(struct world *world)
+{
+    enum { PAIRS = 12, ROUNDS = 40 };
+    static struct pair pairs[PAIRS];
+    static struct turns echoes[PAIRS];
+    for (unsigned i = 0; i < PAIRS; i++)
+        pair_make_co(world, "127.0.0.1:0", &pairs[i]);
+    for (unsigned i = 0; i < PAIRS; i++) {
+        echoes[i] = (struct turns){.world = world, .stream = pairs[i].ends[1]};
+        world_spawn(world, echo_co, &echoes[i]);
+    }
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        uint8_t byte = (uint8_t)round;
+        struct iovec piece = {&byte, 1};
+        if (round % 8 == 0)
+            sl_sleep_co(2 * SL_NS_PER_MS); /* the reactor sleeps meanwhile */
+        for (unsigned i = 0; i < PAIRS; i++)
+            assert_int_equal(sl_stream_send_co(pairs[i].ends[0], &piece, 1, false), 0);
+        for (unsigned i = 0; i < PAIRS; i++) {
+            byte = 0xEE;
+            assert_int_equal(sl_stream_receive_co(pairs[i].ends[0], &piece, 1), 1);
+            assert_int_equal(byte, round);
+        }
+    }
+    for (unsigned i = 0; i < PAIRS; i++)
+        sl_stream_shutdown(pairs[i].ends[0]);
+    world_join_co(world);
+    for (unsigned i = 0; i < PAIRS; i++) {
+        assert_int_equal(echoes[i].count, ROUNDS);
+        pair_close(&pairs[i]);
+    }
+}
+
+static void test_turns(void **state)
+{
+    void (*const mains[])(struct world * world) = {chatty_main_co, many_main_co};
+    for (unsigned i = 0; i < SL_COUNT_OF(mains); i++) {
+        struct world world;
+        world_create(&world, 0);
+        world_run(&world, mains[i], NULL);
+        world_destroy(&world);
+    }
+}
+
 int main(void)
 {
     if (world_is_missing() || mkdtemp(directory) == NULL)
@@ -473,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_data),    cmocka_unit_test(test_ends),
         cmocka_unit_test(test_connect), cmocka_unit_test(test_listeners),
         cmocka_unit_test(test_adopt),   cmocka_unit_test(test_congestion),
+        cmocka_unit_test(test_turns),
     };
     int result = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(directory);

@@ -4,8 +4,8 @@
  *
  * Two sources: what the owner posted, and answers to READs of the peer, served straight from
  * registered memory without waking any layer above. They take turns to be first, so that neither
- * starves the other. Before it gathers, the coroutine yields once: all that is posted in this turn
- * leaves together. Owner: the domain's reactor.
+ * starves the other. It gathers a turn after the first post: all that is posted meanwhile leaves
+ * together. Owner: the domain's reactor.
  */
 #include "core/error.h"
 #include "core/log.h"
@@ -145,10 +145,10 @@ void sl_tcp_transmit_co(struct sl_link_connection *connection)
         if (!has_work(connection)) {
             sl_wait_init(&connection->tx_wait);
             connection->tx_waiting = true;
-            sl_wait_co(&connection->tx_wait);
-            continue;
+            sl_wait_co(&connection->tx_wait); /* ends in the turn after the first post */
+        } else {
+            sl_yield_co();
         }
-        sl_yield_co();
         if (connection->state == SL_TCP_OPEN)
             error = send_frame_co(connection);
     }

@@ -56,6 +56,9 @@ struct sl_uring {
     struct sl_region_client region_client;
     uint8_t buffer_slots[URING_BUFFER_SLOTS]; /* 1 = used */
 
+    struct sl_list dry_receives; /* stream.c: receives that wait without a RECV in the ring */
+    unsigned dry_receive_count;
+    bool dry_receives_hit; /* the last look found something */
     struct sl_list descriptor_waits;
     struct sl_list doorbells; /* also those that wait for their last completion */
 };
@@ -136,6 +139,10 @@ void uring_address_format(const struct uring_address *address, char *text);
 
 /* Takes the socket, also on error. */
 int uring_stream_create(struct sl_uring *uring, int handle, struct sl_stream **stream);
+/* Tries the receives that wait without a RECV; how many that ended. Every turn. */
+unsigned uring_streams_poll(struct sl_uring *uring);
+/* Gives each of them a RECV: before a sleep. */
+void uring_streams_arm(struct sl_uring *uring);
 /* What stands under the same names in struct sl_io_ops; see io.h. */
 int uring_stream_connect_co(struct sl_io *io, const char *address, uint64_t deadline_ns,
                             struct sl_stream **stream);

@@ -157,7 +157,7 @@ static unsigned uring_poll(void *engine)
         uring_check_enter(io_uring_submit_and_get_events(ring));
     else if (IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
         uring_check_enter(io_uring_get_events(ring));
-    return uring_reap(uring);
+    return uring_reap(uring) + uring_streams_poll(uring);
 }
 
 static unsigned uring_sleep(void *engine, uint64_t deadline_ns)
@@ -170,6 +170,7 @@ static unsigned uring_sleep(void *engine, uint64_t deadline_ns)
         atomic_store(&uring->wake, URING_AWAKE);
         return uring_poll(engine);
     }
+    uring_streams_arm(uring);
     struct __kernel_timespec timeout;
     struct __kernel_timespec *timeout_pointer = NULL;
     struct io_uring_cqe *cqe = NULL;
@@ -328,6 +329,7 @@ int sl_uring_create(const struct sl_uring_config *config, struct sl_io **io)
     };
     atomic_init(&uring->wake, URING_AWAKE);
     uring->notify_op.complete = notify_complete;
+    sl_list_init(&uring->dry_receives);
     sl_list_init(&uring->descriptor_waits);
     sl_list_init(&uring->doorbells);
     notify_arm(uring);
