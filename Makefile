@@ -6,9 +6,14 @@ TSAN_SUITES ?= core io fabric comch system
 # Seconds a fuzzer.
 FUZZ_SECONDS ?= 20
 export TSAN_SUITES FUZZ_SECONDS
+# Of make soak: which parts (default: all), how many rounds of each (default: the part's own), the seed.
+PART ?=
+ROUNDS ?=
+SEED ?=
+export PART ROUNDS SEED
 
 .NOTPARALLEL:
-.PHONY: all build demo test bench lint fuzz format clean help deps-build deps-test deps-bench \
+.PHONY: all build demo test bench lint fuzz soak format clean help deps-build deps-test deps-bench \
 	deps-lint deps-fuzz
 
 all: build
@@ -31,6 +36,10 @@ lint: deps-lint ## layout, layers, coroutines, copies, sizes, documents
 
 fuzz: deps-fuzz ## every fuzzer for FUZZ_SECONDS
 	@scripts/fuzz
+
+soak: FUZZ_SECONDS = 600
+soak: deps-test deps-fuzz ## long runs: kill -9, fuzzers, sanitizers; PART=kill ROUNDS=100; docs/soak-ledger.md
+	@scripts/soak
 
 format: deps-lint ## lays out every C file
 	@git ls-files -z --cached --others --exclude-standard '*.c' '*.h' ':!tests/lint/' | xargs -0 -r clang-format -i

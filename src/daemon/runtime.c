@@ -106,6 +106,7 @@ static int open_signals(struct sl_runtime *runtime)
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     runtime->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -121,10 +122,17 @@ static void unblock_signals(void)
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 }
 
-int sl_runtime_wait_signal_co(struct sl_runtime *runtime)
+int sl_runtime_wait_signal_co(struct sl_runtime *runtime, void (*report_co)(void *argument),
+                              void *argument)
 {
     struct signalfd_siginfo info = {0};
-    while (read(runtime->signal_fd, &info, sizeof(info)) != sizeof(info)) {
+    for (;;) {
+        if (read(runtime->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+            if (info.ssi_signo != SIGUSR1)
+                break;
+            report_co(argument);
+            continue;
+        }
         int events =
             sl_descriptor_wait_co(runtime->nodes[0].io, runtime->signal_fd, POLLIN, UINT64_MAX);
         if (events < 0)

@@ -34,12 +34,14 @@ struct sl_runtime {
     int signal_fd;
 };
 
-/* Blocks SIGINT and SIGTERM, starts the threads, runs main_co, stops and joins. Answers main_co's
- * result or the errno of a failed start (explained in the log). */
+/* Blocks SIGINT, SIGTERM and SIGUSR1, starts the threads, runs main_co, stops and joins. Answers
+ * main_co's result or the errno of a failed start (explained in the log). */
 int sl_runtime_run(const struct sl_runtime_config *config,
                    int (*main_co)(struct sl_runtime *runtime, void *argument), void *argument);
 
-/* Returns the signal that asks the program to end. A second one ends the process at once. */
-int sl_runtime_wait_signal_co(struct sl_runtime *runtime);
+/* Returns the signal that asks the program to end (a second one ends the process at once), or
+ * negative errno. Meanwhile calls report_co(argument) for each SIGUSR1. */
+int sl_runtime_wait_signal_co(struct sl_runtime *runtime, void (*report_co)(void *argument),
+                              void *argument);
 
 #endif

@@ -237,6 +237,49 @@ static int start_listener_co(struct process *process)
     return 0;
 }
 
+/* SIGUSR1: what each reactor holds, in a line of the log. At rest it is what it was at rest before:
+ * the kill tests compare (tests/system/kill_test.py). */
+static int64_t node_report_co(void *argument)
+{
+    struct node_call *call = argument;
+    struct process *process = call->process;
+    unsigned index = call->node->index;
+    struct sl_memory_statistics memory;
+    struct sl_reactor_statistics reactor;
+    uint64_t connections = 0, capsule_bytes = 0;
+    unsigned arena_count = 0, foreign_count = 0;
+    sl_memory_statistics(call->node->memory, &memory);
+    sl_reactor_statistics(call->node->reactor, &reactor);
+    const struct sl_fabric *fabrics[] = {process->serving[index], process->reaching[index]};
+    for (unsigned i = 0; i < SL_COUNT_OF(fabrics); i++) {
+        struct sl_fabric_statistics statistics = {0};
+        if (fabrics[i] != NULL)
+            sl_fabric_statistics(fabrics[i], &statistics);
+        connections += statistics.connection_count;
+        capsule_bytes += statistics.capsule_bytes;
+    }
+    sl_region_for_each(node, sl_memory_regions(call->node->memory))
+    {
+        bool foreign = sl_container_of(node, struct sl_region, node)->foreign;
+        *(foreign ? &foreign_count : &arena_count) += 1;
+    }
+    sl_log_info(
+        "server",
+        "reactor %u holds %llu bytes in %llu buffers, %llu of them for capsules; %u arenas of "
+        "%llu bytes; %u maps of clients' memory, %llu connections, %llu coroutines, %llu of "
+        "them waiting for memory",
+        index, (unsigned long long)memory.used_bytes, (unsigned long long)memory.buffer_count,
+        (unsigned long long)capsule_bytes, arena_count, (unsigned long long)memory.arena_bytes,
+        foreign_count, (unsigned long long)connections, (unsigned long long)reactor.coroutine_count,
+        (unsigned long long)memory.waiter_count);
+    return 0;
+}
+
+static void report_co(void *argument)
+{
+    on_every_node_co(argument, node_report_co);
+}
+
 static int serve_co(struct process *process)
 {
     const struct sl_server_config *config = process->config;
@@ -246,7 +289,7 @@ static int serve_co(struct process *process)
     if (error == 0 && config->has_gateway)
         error = start_gateway_co(process);
     if (error == 0)
-        sl_runtime_wait_signal_co(process->runtime);
+        sl_runtime_wait_signal_co(process->runtime, report_co, process);
     return error;
 }
 

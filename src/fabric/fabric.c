@@ -165,4 +165,5 @@ void sl_fabric_statistics(const struct sl_fabric *fabric, struct sl_fabric_stati
 {
     *statistics = fabric->statistics;
     statistics->connection_count = fabric->connection_count;
+    statistics->capsule_bytes = (uint64_t)fabric->capsule_page_count * SL_BLOCK_BYTES;
 }

@@ -146,8 +146,10 @@ struct sl_fabric_statistics {
     uint64_t message_sent_count, message_received_count;
     uint64_t read_count, read_bytes, write_count, write_bytes;
     uint64_t credit_wait_count;
+    uint64_t capsule_bytes;
 };
-/* Counts since the fabric was made, but connection_count: those that are there now. */
+/* Counts since the fabric was made, but connection_count: those that are there now; capsule_bytes:
+ * memory for capsules to send, as much as was ever needed at once. */
 void sl_fabric_statistics(const struct sl_fabric *fabric, struct sl_fabric_statistics *statistics);
 
 #endif

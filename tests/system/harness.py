@@ -1,5 +1,6 @@
 """What the tests of whole programs share: a private directory, programs that are started, awaited and ended by pid, and
 the check that nothing is left behind."""
+import collections
 import json
 import os
 import re
@@ -13,6 +14,14 @@ import time
 # Sanitizer builds are several times slower.
 SLOW = float(os.environ.get("SLUICE_TEST_SLOW", "1"))
 MIB = 1 << 20
+
+
+HOLDS = re.compile(r"reactor \d+ holds (\d+) bytes in (\d+) buffers, (\d+) of them for capsules; (\d+) arenas of (\d+) bytes; "
+                   r"(\d+) maps of clients' memory, (\d+) connections, (\d+) coroutines, (\d+) of them waiting")
+
+
+# counts: to be equal at rest. anonymous_bytes: the heap. shared_bytes: resident beyond the arenas.
+Holdings = collections.namedtuple("Holdings", "counts anonymous_bytes shared_bytes")
 
 
 class Failure(Exception):
@@ -76,6 +85,30 @@ class Server:
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def holdings(self):
+        """What it says at SIGUSR1 that it holds, summed over its reactors, and what the kernel says. What grows to the
+        most that was ever needed (arenas, capsules to send) is left out of the sums."""
+        expect(self.process.poll() is None, f"{self.name} ended with {self.process.returncode}:\n{self.text()}")
+        begin = os.path.getsize(self.log_path)
+        self.process.send_signal(signal.SIGUSR1)
+        reactors = int(self.command[self.command.index("--reactors") + 1]) if "--reactors" in self.command else 1
+        deadline = time.monotonic() + 20 * SLOW
+        lines = []
+        while len(lines) < reactors:
+            expect(time.monotonic() < deadline, f"{self.name} does not say what it holds:\n{self.text()}")
+            time.sleep(0.002)
+            with open(self.log_path, "rb") as file:
+                file.seek(begin)
+                lines = HOLDS.findall(file.read().decode(errors="replace"))
+        sums = [sum(int(line[column]) for line in lines) for column in range(len(lines[0]))]
+        used, buffers, capsules, arenas, arena_bytes, maps, connections, coroutines, waiting = sums
+        memory = {key: int(value) * 1024 for key, value in
+                  re.findall(r"(Rss\w+):\s+(\d+) kB", open(f"/proc/{self.pid}/status").read())}
+        return Holdings({"bytes": used - capsules, "buffers": buffers - capsules // 4096, "maps": maps,
+                         "connections": connections, "coroutines": coroutines, "waiting": waiting,
+                         "descriptors": self.descriptors() - arenas, "shared maps": self.client_maps() - arenas},
+                        memory["RssAnon"], memory["RssShmem"] - arena_bytes)
+
     def client_maps(self):
         with open(f"/proc/{self.pid}/maps") as file:
             return sum("memfd:sluice" in line for line in file)
@@ -112,7 +145,8 @@ class World:
                 if server.process.poll() is None:
                     server.kill()
                 if kind is not None:
-                    print(f"---- {server.name}\n{server.text()}")
+                    lines = [line for line in server.text().splitlines() if not HOLDS.search(line)]
+                    print(f"---- {server.name}\n" + "\n".join(lines))
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def file(self, name, size):
