@@ -38,6 +38,7 @@ struct sl_sim_network {
     uint32_t queue_depth;        /* 0 = no limit */
 };
 
+/* Of every disk; those of one disk: sim_disk.h. */
 struct sl_sim_storage {
     uint64_t latency_min_ns; /* [20 us] */
     uint64_t latency_max_ns; /* [100 us] */
@@ -65,6 +66,8 @@ struct sl_sim_statistics {
     uint64_t late_landing_count; /* WRITEs that landed after their initiator had closed */
     uint64_t disk_error_count;
     uint64_t disk_lost_count; /* sectors that a crash took back */
+    uint64_t disk_torn_count; /* writes of which a crash left a part */
+    uint64_t disk_stuck_count, disk_misdirected_count, disk_forgotten_count, disk_rot_count;
 };
 
 /* -ENOMEM. */
@@ -104,17 +107,6 @@ bool sl_sim_run_until(struct sl_sim *sim, uint64_t deadline_ns, bool (*done)(voi
                       void *argument);
 /* For who steps the reactors himself: lets time pass to the next event, timer or `limit_ns`. */
 void sl_sim_advance(struct sl_sim *sim, uint64_t limit_ns);
-
-/* ---- disks ---- */
-
-/* Makes a disk of zeroes that `node_name` opens as `path`. -ENOMEM, -EEXIST. */
-int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *path,
-                       uint64_t capacity_bytes);
-/* Power loss: operations in flight fail; each 512-byte sector written since the last flush stays or
- * is lost, by the seed. -ENOENT. */
-int sl_sim_disk_crash(struct sl_sim *sim, const char *node_name, const char *path);
-/* What a read would answer now: the whole disk, for checks and for making rot. NULL: none. */
-uint8_t *sl_sim_disk_data(struct sl_sim *sim, const char *node_name, const char *path);
 
 /* ---- network ---- */
 

@@ -48,7 +48,7 @@ struct sl_sim {
     unsigned node_count; /* highest used + 1 */
     uint64_t nodes_made;
     bool partitioned[SIM_NODES_MAX][SIM_NODES_MAX];
-    struct sl_list disks;     /* sim_io.c */
+    struct sl_list disks;     /* sim_disk.c */
     struct sl_list wires;     /* sim_link.c */
     struct sl_list listeners; /* sim_link.c */
     uint64_t next_port;
@@ -71,6 +71,12 @@ void sim_events_drop(struct sl_sim *sim, struct sim_io *node);
 /* sim_io.c */
 extern const struct sl_io_ops sim_io_ops;
 extern const struct sl_reactor_engine sim_engine;
+
+/* sim_disk.c */
+int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_options *options,
+                  struct sl_disk_info *info, struct sl_disk **result);
+void sim_disk_close(struct sl_disk *disk);
+void sim_disk_submit(struct sl_disk_op *op);
 void sim_disks_free(struct sl_sim *sim);
 
 /* sim_link.c */

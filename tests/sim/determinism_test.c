@@ -16,7 +16,7 @@
 
 #include "core/error.h"
 #include "fabric/fabric.h"
-#include "sim/sim.h"
+#include "sim/sim_disk.h"
 
 #define CALLER_COUNT 16
 #define CALL_COUNT   20

@@ -20,7 +20,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "gateway/gateway.h"
-#include "sim/sim.h"
+#include "sim/sim_disk.h"
 #include "target/target.h"
 
 #define CLIENTS      8

@@ -1,0 +1,630 @@
+/* Disks of the simulator, their faults and their crashes. See sim_disk.h. */
+#include "sim/sim_disk.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/crc32c.h"
+#include "sim/sim_private.h"
+
+#define SECTOR_BYTES 512u
+
+struct image {
+    struct sl_list node; /* sim->disks */
+    char node_name[SIM_NAME_BYTES_MAX];
+    char path[128];
+    uint64_t capacity_bytes;
+    uint8_t *current;
+    uint8_t *durable;
+    struct sl_list unsynced;   /* struct write: completed ones in order of completion, then those in
+                                * flight */
+    struct sl_list operations; /* struct operation, in flight */
+    struct sl_sim_disk_faults faults;
+    uint64_t fail_begin, fail_end;
+    bool fail_reads, fail_writes;
+    uint64_t event_count;
+    uint64_t stop_at;
+    uint32_t incarnation; /* counts crashes: who opened it before one is dead */
+    unsigned open_count;
+    bool locked;
+    bool off;
+};
+
+struct disk {
+    struct sl_disk disk;
+    struct image *image;
+    uint32_t incarnation;
+    bool read_only;
+    bool exclusive;
+};
+
+/* What a write did or will do to the medium. */
+struct write {
+    struct sl_list node; /* image->unsynced */
+    uint64_t offset_bytes, length_bytes;
+    uint64_t completed_at; /* event count; 0 = in flight */
+    uint8_t *data;
+    uint8_t *alive; /* a byte a sector: 0 = something newer is durable there */
+};
+
+struct operation {
+    struct sim_event event;
+    struct sl_list node;
+    struct sl_disk_op *op;
+    struct image *image;
+    struct write *write; /* of writes, discards and zeroes */
+    uint64_t submitted_at;
+    uint64_t read_offset; /* where it really reads */
+    int error;
+};
+
+/* ---- images ---- */
+
+static struct image *find_image(struct sl_sim *sim, const char *node_name, const char *path)
+{
+    sl_list_for_each(node, &sim->disks)
+    {
+        struct image *image = sl_list_entry(node, struct image, node);
+        if (strcmp(image->node_name, node_name) == 0 && strcmp(image->path, path) == 0)
+            return image;
+    }
+    return NULL;
+}
+
+static void write_free(struct write *write)
+{
+    sl_list_remove(&write->node);
+    free(write->data);
+    free(write->alive);
+    free(write);
+}
+
+static void unsynced_clear(struct image *image)
+{
+    struct sl_list *node;
+    while ((node = sl_list_first(&image->unsynced)) != NULL)
+        write_free(sl_list_entry(node, struct write, node));
+}
+
+static void image_free(struct image *image)
+{
+    unsynced_clear(image);
+    free(image->current);
+    free(image->durable);
+    free(image);
+}
+
+int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *path,
+                       uint64_t capacity_bytes)
+{
+    if (find_image(sim, node_name, path) != NULL)
+        return -EEXIST;
+    struct image *image = calloc(1, sizeof(*image));
+    if (image == NULL)
+        return -ENOMEM;
+    snprintf(image->node_name, sizeof(image->node_name), "%s", node_name);
+    snprintf(image->path, sizeof(image->path), "%s", path);
+    image->capacity_bytes = sl_align_down(capacity_bytes, SL_BLOCK_BYTES);
+    sl_list_init(&image->operations);
+    sl_list_init(&image->unsynced);
+    image->current = calloc(1, image->capacity_bytes + 1);
+    image->durable = calloc(1, image->capacity_bytes + 1);
+    if (image->current == NULL || image->durable == NULL) {
+        image_free(image);
+        return -ENOMEM;
+    }
+    sl_list_append(&sim->disks, &image->node);
+    return 0;
+}
+
+static uint8_t *enlarged(uint8_t *data, uint64_t from_bytes, uint64_t to_bytes)
+{
+    uint8_t *larger = realloc(data, to_bytes + 1);
+    SL_ASSERT(larger != NULL);
+    memset(larger + from_bytes, 0, to_bytes - from_bytes);
+    return larger;
+}
+
+int sl_sim_disk_grow(struct sl_sim *sim, const char *node_name, const char *path,
+                     uint64_t capacity_bytes)
+{
+    struct image *image = find_image(sim, node_name, path);
+    capacity_bytes = sl_align_down(capacity_bytes, SL_BLOCK_BYTES);
+    if (image == NULL)
+        return -ENOENT;
+    if (capacity_bytes < image->capacity_bytes)
+        return -EINVAL;
+    image->current = enlarged(image->current, image->capacity_bytes, capacity_bytes);
+    image->durable = enlarged(image->durable, image->capacity_bytes, capacity_bytes);
+    image->capacity_bytes = capacity_bytes;
+    return 0;
+}
+
+void sim_disks_free(struct sl_sim *sim)
+{
+    struct sl_list *node;
+    while ((node = sl_list_pop(&sim->disks)) != NULL)
+        image_free(sl_list_entry(node, struct image, node));
+}
+
+uint8_t *sl_sim_disk_data(struct sl_sim *sim, const char *node_name, const char *path)
+{
+    struct image *image = find_image(sim, node_name, path);
+    return image != NULL ? image->current : NULL;
+}
+
+struct sl_sim_disk_faults *sl_sim_disk_faults(struct sl_sim *sim, const char *node_name,
+                                              const char *path)
+{
+    struct image *image = find_image(sim, node_name, path);
+    return image != NULL ? &image->faults : NULL;
+}
+
+int sl_sim_disk_fail_range(struct sl_sim *sim, const char *node_name, const char *path,
+                           uint64_t begin_bytes, uint64_t end_bytes, bool reads, bool writes)
+{
+    struct image *image = find_image(sim, node_name, path);
+    if (image == NULL)
+        return -ENOENT;
+    image->fail_begin = begin_bytes;
+    image->fail_end = end_bytes;
+    image->fail_reads = reads;
+    image->fail_writes = writes;
+    return 0;
+}
+
+/* ---- writes between submission and durability ---- */
+
+static void gather(const struct sl_disk_op *op, uint8_t *to)
+{
+    switch (op->opcode) {
+    case SL_DISK_DISCARD: /* contents undefined: something that nobody wrote */
+        memset(to, 0xd5, op->length_bytes);
+        return;
+    case SL_DISK_WRITE_ZEROES:
+        memset(to, 0, op->length_bytes);
+        return;
+    default:
+        for (unsigned i = 0; i < op->piece_count; i++) {
+            memcpy(to, op->pieces[i].iov_base, op->pieces[i].iov_len);
+            to += op->pieces[i].iov_len;
+        }
+    }
+}
+
+static struct write *write_begin(struct image *image, const struct sl_disk_op *op)
+{
+    struct write *write = calloc(1, sizeof(*write));
+    SL_ASSERT(write != NULL);
+    write->offset_bytes = op->offset_bytes;
+    write->length_bytes = op->length_bytes;
+    write->data = malloc(op->length_bytes);
+    write->alive = malloc(op->length_bytes / SECTOR_BYTES);
+    SL_ASSERT(write->data != NULL && write->alive != NULL);
+    memset(write->alive, 1, op->length_bytes / SECTOR_BYTES);
+    gather(op, write->data);
+    sl_list_append(&image->unsynced, &write->node);
+    return write;
+}
+
+/* The sectors [from, to) of it that are alive, onto `content`. Answers how many. */
+static uint64_t write_put(const struct write *write, uint64_t from, uint64_t to, uint8_t *content)
+{
+    uint64_t count = 0;
+    to = sl_min(to, write->length_bytes / SECTOR_BYTES);
+    for (uint64_t i = from; i < to; i++) {
+        if (write->alive[i] == 0)
+            continue;
+        memcpy(content + write->offset_bytes + i * SECTOR_BYTES, write->data + i * SECTOR_BYTES,
+               SECTOR_BYTES);
+        count++;
+    }
+    return count;
+}
+
+/* It is durable: what completed before it can no longer come up in its place. */
+static void write_make_durable(struct image *image, struct write *write)
+{
+    uint64_t end = write->offset_bytes + write->length_bytes;
+    write_put(write, 0, UINT64_MAX, image->durable);
+    sl_list_for_each(node, &image->unsynced)
+    {
+        struct write *other = sl_list_entry(node, struct write, node);
+        if (other == write || other->completed_at == 0)
+            break;
+        uint64_t from = sl_max(other->offset_bytes, write->offset_bytes);
+        uint64_t to = sl_min(other->offset_bytes + other->length_bytes, end);
+        if (from < to)
+            memset(other->alive + (from - other->offset_bytes) / SECTOR_BYTES, 0,
+                   (to - from) / SECTOR_BYTES);
+    }
+    write_free(write);
+}
+
+static void write_complete(struct image *image, struct write *write, bool durable)
+{
+    memcpy(image->current + write->offset_bytes, write->data, write->length_bytes);
+    write->completed_at = image->event_count;
+    sl_list_remove(&write->node);
+    /* Behind the last that completed. */
+    struct sl_list *at = image->unsynced.next;
+    while (at != &image->unsynced && sl_container_of(at, struct write, node)->completed_at != 0)
+        at = at->next;
+    sl_list_insert_before(at, &write->node);
+    if (durable)
+        write_make_durable(image, write);
+}
+
+/* What had completed when the flush was submitted. */
+static void flush(struct image *image, uint64_t submitted_at)
+{
+    sl_list_for_each(node, &image->unsynced)
+    {
+        struct write *write = sl_list_entry(node, struct write, node);
+        if (write->completed_at == 0 || write->completed_at > submitted_at)
+            break;
+        write_put(write, 0, UINT64_MAX, image->durable);
+        write_free(write);
+    }
+}
+
+/* ---- crashes ---- */
+
+static void power_off(struct image *image)
+{
+    image->off = true;
+    image->incarnation++;
+    sl_list_for_each(node, &image->operations)
+    {
+        sl_list_entry(node, struct operation, node)->error = -EIO;
+    }
+}
+
+static void count_event(struct image *image)
+{
+    if (++image->event_count == image->stop_at)
+        power_off(image);
+}
+
+static void settle_write(struct sl_sim *sim, struct image *image, const struct write *write)
+{
+    uint64_t sectors = write->length_bytes / SECTOR_BYTES, kept = 0;
+    switch (sl_sim_random(sim) % 5) {
+    case 0:
+        break;
+    case 1: /* torn, front or back */
+        kept = write_put(write, 0, sl_sim_random(sim) % (sectors + 1), image->durable);
+        break;
+    case 2:
+        kept = write_put(write, sl_sim_random(sim) % (sectors + 1), sectors, image->durable);
+        break;
+    case 3: /* anywhere */
+        for (uint64_t i = 0; i < sectors; i++) {
+            if (sl_sim_random(sim) % 2 == 0)
+                kept += write_put(write, i, i + 1, image->durable);
+        }
+        break;
+    default:
+        kept = write_put(write, 0, sectors, image->durable);
+    }
+    sim->statistics.disk_lost_count += sectors - kept;
+    sim->statistics.disk_torn_count += kept > 0 && kept < sectors;
+}
+
+int sl_sim_disk_crash(struct sl_sim *sim, const char *node_name, const char *path)
+{
+    struct image *image = find_image(sim, node_name, path);
+    if (image == NULL)
+        return -ENOENT;
+    power_off(image);
+    sl_list_for_each(node, &image->unsynced)
+    {
+        settle_write(sim, image, sl_list_entry(node, struct write, node));
+    }
+    sl_list_for_each(node, &image->operations)
+    {
+        sl_list_entry(node, struct operation, node)->write = NULL;
+    }
+    unsynced_clear(image);
+    memcpy(image->current, image->durable, image->capacity_bytes);
+    image->off = false;
+    sl_sim_trace(sim, NULL, "disk crash", sim->statistics.disk_lost_count, 0);
+    return 0;
+}
+
+int sl_sim_disk_stop_at(struct sl_sim *sim, const char *node_name, const char *path,
+                        uint64_t event_number)
+{
+    struct image *image = find_image(sim, node_name, path);
+    if (image == NULL)
+        return -ENOENT;
+    image->stop_at = event_number;
+    return 0;
+}
+
+uint64_t sl_sim_disk_events(struct sl_sim *sim, const char *node_name, const char *path)
+{
+    return find_image(sim, node_name, path)->event_count;
+}
+
+bool sl_sim_disk_is_off(struct sl_sim *sim, const char *node_name, const char *path)
+{
+    return find_image(sim, node_name, path)->off;
+}
+
+unsigned sl_sim_disk_unsynced(struct sl_sim *sim, const char *node_name, const char *path)
+{
+    struct image *image = find_image(sim, node_name, path);
+    unsigned count = 0;
+    sl_list_for_each(node, &image->unsynced)
+    {
+        count++;
+    }
+    return count;
+}
+
+void sl_sim_disk_outcome(struct sl_sim *sim, const char *node_name, const char *path,
+                         uint64_t keep_mask, unsigned torn, uint64_t torn_from, uint64_t torn_to,
+                         uint8_t *content)
+{
+    struct image *image = find_image(sim, node_name, path);
+    unsigned index = 0;
+    memcpy(content, image->durable, image->capacity_bytes);
+    sl_list_for_each(node, &image->unsynced)
+    {
+        const struct write *write = sl_list_entry(node, struct write, node);
+        if (index == torn)
+            write_put(write, torn_from, torn_to, content);
+        else if (index < 64 && (keep_mask >> index & 1) != 0)
+            write_put(write, 0, UINT64_MAX, content);
+        index++;
+    }
+}
+
+void sl_sim_disk_restore(struct sl_sim *sim, const char *node_name, const char *path,
+                         const uint8_t *content)
+{
+    struct image *image = find_image(sim, node_name, path);
+    SL_ASSERT(image->open_count == 0);
+    unsynced_clear(image);
+    memcpy(image->current, content, image->capacity_bytes);
+    memcpy(image->durable, content, image->capacity_bytes);
+    image->off = false;
+    image->stop_at = 0;
+}
+
+/* ---- operations ---- */
+
+static struct disk *disk_of(struct sl_disk *disk)
+{
+    return sl_container_of(disk, struct disk, disk);
+}
+
+static struct sim_io *node_of(struct sl_io *io)
+{
+    return (struct sim_io *)(void *)io;
+}
+
+int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_options *options,
+                  struct sl_disk_info *info, struct sl_disk **result)
+{
+    struct sim_io *node = node_of(io);
+    struct image *image = find_image(node->sim, node->name, path);
+    if (image == NULL)
+        return -ENOENT;
+    if (image->locked && options->exclusive && options->share_with == NULL)
+        return -EWOULDBLOCK;
+    struct disk *disk = calloc(1, sizeof(*disk));
+    if (disk == NULL)
+        return -ENOMEM;
+    disk->disk.io = io;
+    disk->image = image;
+    disk->incarnation = image->incarnation;
+    disk->read_only = options->read_only;
+    disk->exclusive = options->exclusive && options->share_with == NULL;
+    image->locked = image->locked || options->exclusive;
+    image->open_count++;
+    node->disk_count++;
+    *info = (struct sl_disk_info){
+        .capacity_bytes = image->capacity_bytes,
+        .alignment_bytes = SECTOR_BYTES,
+        .volatile_cache = true,
+        .can_discard = true,
+        .can_write_zeroes = true,
+    };
+    *result = &disk->disk;
+    return 0;
+}
+
+void sim_disk_close(struct sl_disk *base)
+{
+    struct disk *disk = disk_of(base);
+    if (disk->exclusive)
+        disk->image->locked = false;
+    disk->image->open_count--;
+    node_of(base->io)->disk_count--;
+    free(disk);
+}
+
+static uint32_t checksum(const struct sl_disk_op *op)
+{
+    uint32_t crc = 0;
+    for (unsigned i = 0; i < op->piece_count; i++)
+        crc = sl_crc32c(crc, op->pieces[i].iov_base, op->pieces[i].iov_len);
+    return crc;
+}
+
+static void operation_apply(struct operation *operation)
+{
+    struct sl_disk_op *op = operation->op;
+    struct image *image = operation->image;
+    if (op->opcode == SL_DISK_READ) {
+        const uint8_t *from = image->current + operation->read_offset;
+        for (unsigned i = 0; i < op->piece_count; i++) {
+            memcpy(op->pieces[i].iov_base, from, op->pieces[i].iov_len);
+            from += op->pieces[i].iov_len;
+        }
+    } else if (op->opcode == SL_DISK_FLUSH) {
+        flush(image, operation->submitted_at);
+    } else if (operation->write != NULL) {
+        write_complete(image, operation->write, (op->flags & SL_DISK_DURABLE) != 0);
+    }
+}
+
+static void operation_done(struct sim_event *event)
+{
+    struct operation *operation = sl_container_of(event, struct operation, event);
+    struct sl_disk_op *op = operation->op;
+    struct sl_sim *sim = event->node->sim;
+    /* A stop at this event is one right after the completion: its caller never learns of it. */
+    if (operation->error == 0)
+        operation_apply(operation);
+    else if (operation->write != NULL && !operation->image->off)
+        write_free(operation->write); /* failed without effect */
+    sl_list_remove(&operation->node);
+    if (operation->error == 0) {
+        count_event(operation->image);
+        operation->error = operation->image->off ? -EIO : 0;
+    }
+    int64_t result = op->opcode == SL_DISK_FLUSH ? 0 : (int64_t)op->length_bytes;
+    if (operation->error < 0)
+        result = operation->error;
+    sl_sim_trace(sim, &event->node->io, "disk", op->offset_bytes, (uint64_t)op->opcode);
+    sl_sim_trace(sim, &event->node->io, result < 0 ? "disk error" : "disk data", checksum(op),
+                 op->length_bytes);
+    free(operation);
+    sl_wait_wake(&op->wait, result);
+}
+
+static void operation_drop(struct sim_event *event)
+{
+    struct operation *operation = sl_container_of(event, struct operation, event);
+    sl_list_remove(&operation->node);
+    free(operation);
+}
+
+static bool touches(const struct sl_disk_op *op, uint64_t begin, uint64_t end)
+{
+    return op->offset_bytes < end && begin < op->offset_bytes + op->length_bytes;
+}
+
+/* Another place in [begin, end) for `op`, or its own if there is none. */
+static uint64_t elsewhere(struct sl_sim *sim, const struct sl_disk_op *op, uint64_t begin,
+                          uint64_t end)
+{
+    if (end - begin < op->length_bytes)
+        return op->offset_bytes;
+    uint64_t places = (end - begin - op->length_bytes) / SL_BLOCK_BYTES + 1;
+    return begin + sl_sim_random(sim) % places * SL_BLOCK_BYTES;
+}
+
+static void draw_read_faults(struct sl_sim *sim, struct operation *operation, uint64_t begin,
+                             uint64_t end)
+{
+    struct image *image = operation->image;
+    const struct sl_disk_op *op = operation->op;
+    if (sim_random_hits(sim, image->faults.rot_per_million)) {
+        uint64_t at = op->offset_bytes + sl_sim_random(sim) % op->length_bytes;
+        uint8_t bit = (uint8_t)(1u << sl_sim_random(sim) % 8);
+        image->current[at] ^= bit;
+        image->durable[at] ^= bit;
+        sim->statistics.disk_rot_count++;
+    }
+    if (sim_random_hits(sim, image->faults.misdirected_read_per_million)) {
+        operation->read_offset = elsewhere(sim, op, begin, end);
+        sim->statistics.disk_misdirected_count++;
+    }
+}
+
+static void draw_write_faults(struct sl_sim *sim, struct operation *operation, uint64_t begin,
+                              uint64_t end)
+{
+    struct image *image = operation->image;
+    if (operation->write == NULL)
+        return;
+    if (sim_random_hits(sim, image->faults.forgotten_per_million)) {
+        write_free(operation->write);
+        operation->write = NULL;
+        sim->statistics.disk_forgotten_count++;
+    } else if (sim_random_hits(sim, image->faults.misdirected_write_per_million)) {
+        operation->write->offset_bytes = elsewhere(sim, operation->op, begin, end);
+        sim->statistics.disk_misdirected_count++;
+    }
+}
+
+static void draw_faults(struct sl_sim *sim, struct operation *operation)
+{
+    struct image *image = operation->image;
+    const struct sl_sim_disk_faults *faults = &image->faults;
+    const struct sl_disk_op *op = operation->op;
+    bool is_read = op->opcode == SL_DISK_READ;
+    uint64_t begin = faults->begin_bytes;
+    uint64_t end = faults->end_bytes != 0 ? faults->end_bytes : image->capacity_bytes;
+    if ((is_read ? image->fail_reads : image->fail_writes) &&
+        touches(op, image->fail_begin, image->fail_end))
+        operation->error = -EIO;
+    if (op->opcode == SL_DISK_FLUSH || !touches(op, begin, end) || operation->error != 0)
+        return;
+    if (!is_read && faults->full)
+        operation->error = -ENOSPC;
+    else if (sim_random_hits(sim, is_read ? faults->read_error_per_million
+                                          : faults->write_error_per_million))
+        operation->error = -EIO;
+    else if (is_read)
+        draw_read_faults(sim, operation, begin, end);
+    else
+        draw_write_faults(sim, operation, begin, end);
+    sim->statistics.disk_error_count += operation->error != 0;
+}
+
+static uint64_t draw_latency(struct sl_sim *sim, const struct image *image)
+{
+    const struct sl_sim_storage *storage = &sim->config.storage;
+    uint64_t latency = sim_random_between(sim, storage->latency_min_ns, storage->latency_max_ns);
+    if (sim_random_hits(sim, storage->slow_per_million)) {
+        latency += storage->slow_ns;
+        sim->statistics.slow_count++;
+    }
+    if (sim_random_hits(sim, image->faults.stuck_per_million)) {
+        latency += image->faults.stuck_ns;
+        sim->statistics.disk_stuck_count++;
+    }
+    return latency;
+}
+
+void sim_disk_submit(struct sl_disk_op *op)
+{
+    struct disk *disk = disk_of(op->disk);
+    struct image *image = disk->image;
+    struct sim_io *node = node_of(op->disk->io);
+    struct sl_sim *sim = node->sim;
+    const struct sl_sim_storage *storage = &sim->config.storage;
+    struct operation *operation = calloc(1, sizeof(*operation));
+    SL_ASSERT(operation != NULL);
+    bool is_read = op->opcode == SL_DISK_READ;
+    operation->op = op;
+    operation->image = image;
+    operation->read_offset = op->offset_bytes;
+    operation->event.fire = operation_done;
+    operation->event.drop = operation_drop;
+    sl_list_append(&image->operations, &operation->node);
+    if (image->off || disk->incarnation != image->incarnation) {
+        operation->error = -EIO;
+    } else if (disk->read_only && !is_read && op->opcode != SL_DISK_FLUSH) {
+        operation->error = -EROFS;
+    } else {
+        operation->submitted_at = image->event_count;
+        if (!is_read && op->opcode != SL_DISK_FLUSH)
+            operation->write = write_begin(image, op);
+        if (sim_random_hits(sim, is_read ? storage->read_error_per_million
+                                         : storage->write_error_per_million)) {
+            operation->error = -EIO;
+            sim->statistics.disk_error_count++;
+        }
+        draw_faults(sim, operation);
+        count_event(image);
+    }
+    sim_event_arm(&operation->event, node, sim->now_ns + draw_latency(sim, image), "disk done");
+}
