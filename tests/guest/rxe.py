@@ -1,0 +1,17 @@
+"""Soft-RoCE in a guest: a verbs device over a network interface that leads nowhere."""
+ADDRESS = "10.9.0.1"  # 127.0.0.1 has no GID: rxe is not on the loopback interface
+# rdma_rxe asks for the CRC by name, so that no table of dependencies knows of it.
+MODULES = ["dummy", "ib_uverbs", "rdma_rxe", "rdma_ucm", "crc32_generic"]
+
+
+def add(image):
+    return (image.program("ip", "rdma", "ibv_devinfo", "ibv_rc_pingpong", "fi_info")
+            .library("/usr/lib/*/libibverbs/librxe-rdmav*.so")
+            .file("/etc/libibverbs.d/rxe.driver", "/etc/libibverbs.d/rxe.driver", mode=0o644)
+            .modules(*MODULES))
+
+
+def up(guest, device="rxe0", interface="d0", address=ADDRESS):
+    guest.load(*MODULES)
+    guest.run(f"ip link add {interface} type dummy && ip addr add {address}/24 dev {interface} && ip link set {interface} up && "
+              f"rdma link add {device} type rxe netdev {interface}", name="rxe")
