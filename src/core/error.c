@@ -37,3 +37,16 @@ const char *sl_error_text(int error)
     const char *text = strerrordesc_np(code);
     return text != NULL ? text : "unknown error";
 }
+
+/* Linux numbers them from 1 without many gaps; the highest is EHWPOISON, 133. */
+#define ERRNO_MAX 200
+
+int sl_error_from_name(const char *name)
+{
+    for (int code = 1; code < ERRNO_MAX; code++) {
+        const char *known = strerrorname_np(code);
+        if (known != NULL && strcmp(known, name) == 0)
+            return code;
+    }
+    return 0;
+}

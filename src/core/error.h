@@ -22,5 +22,7 @@ enum sl_error {
 const char *sl_error_name(int error);
 /* "No space left on device"; takes the code with either sign. Static storage, any thread. */
 const char *sl_error_text(int error);
+/* The positive errno of "EIO", "ENOSPC", …; 0: no such name. Any thread. */
+int sl_error_from_name(const char *name);
 
 #endif

@@ -60,7 +60,7 @@ struct sl_disk_op {
     unsigned piece_count;
     struct iovec pieces[SL_DISK_SPANS_MAX];
     struct sl_region *region; /* of a single piece: lets the engine use a registered buffer */
-    void *engine_data[4];
+    void *engine_data[5];     /* the engine's; before it, of a layer that delays it (io/inject.h) */
 };
 
 struct sl_disk_options {
