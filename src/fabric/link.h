@@ -34,6 +34,7 @@
 struct sl_link_domain;
 struct sl_link_listener;
 struct sl_link_connection;
+struct sl_link_injection;
 
 enum sl_link_access {
     SL_ACCESS_REMOTE_READ = 1,
@@ -100,6 +101,8 @@ struct sl_link_domain_config {
     const char *device;       /* as given by -d, after the link's name; NULL = any */
     unsigned arena_access;    /* rights of peers over our own arenas (enum sl_link_access) */
     unsigned foreign_access;  /* and over memory of clients that we mapped */
+    /* Of the layer of faults (fabric/inject.h) alone; NULL below it. Borrowed. */
+    const struct sl_link_injection *injection;
 };
 
 struct sl_link_ops {

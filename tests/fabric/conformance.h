@@ -19,11 +19,13 @@
 #include <stdio.h>
 
 #include "core/reactor.h"
+#include "fabric/inject.h"
 #include "fabric/link.h"
 #include "io/io.h"
 #include "mem/memory.h"
 
-#define CONFORMANCE_OPS_MAX 1024
+#define CONFORMANCE_OPS_MAX     1024
+#define CONFORMANCE_INJECTS_MAX 4
 
 enum conformance_form { ONE_REACTOR, TWO_REACTORS, TWO_THREADS };
 
@@ -36,14 +38,15 @@ struct conformance_node {
     struct sl_reactor *reactor;
     struct sl_memory *memory;
     struct sl_link_domain *domain;
+    struct sl_link_injection injection; /* of a link with faults */
     pthread_t thread;
 };
 
 /* What each link gives: a row of the table in conformance_test.c. */
 struct conformance_link {
     const char *name;
-    const struct sl_link_ops *ops;
-    bool threads; /* TWO_THREADS is possible */
+    const struct sl_link_ops *ops; /* conformance_ops() answers what is tested */
+    bool threads;                  /* TWO_THREADS is possible */
     /* Addresses, SL_ADDRESS_BYTES_MAX each: to listen at, and one where nobody listens. */
     void (*addresses)(char *listen, char *nobody);
     /* Makes node->io: 0 or negative errno. sl_io_destroy() ends it. */
@@ -53,6 +56,9 @@ struct conformance_link {
     void (*idle)(struct conformance_world *world);
     /* After every io was destroyed. May be NULL. */
     void (*close)(struct conformance_world *world);
+    /* Specs of faults at node 0 and node 1. With any, the layer of fabric/inject.h lies over the
+     * link at both. */
+    const char *injects[2][CONFORMANCE_INJECTS_MAX];
 };
 
 struct conformance_world {
@@ -108,6 +114,9 @@ struct conformance_server {
             atomic_fetch_add(&(world)->failures, 1);                                               \
         }                                                                                          \
     } while (0)
+
+/* The link as the layers make it. */
+const struct sl_link_ops *conformance_ops(const struct conformance_world *world);
 
 /* Peers have `arena_access` over our arenas, `foreign_access` over mapped memory. */
 void conformance_world_open(struct conformance_world *world, const struct conformance_link *link,

@@ -112,6 +112,33 @@ static void node_open(struct conformance_node *node)
         assert_int_equal(pthread_create(&node->thread, NULL, node_run, node), 0);
 }
 
+/* ---- faults ---- */
+
+static bool has_injects(const struct conformance_link *link)
+{
+    return link->injects[0][0] != NULL || link->injects[1][0] != NULL;
+}
+
+const struct sl_link_ops *conformance_ops(const struct conformance_world *world)
+{
+    const struct conformance_link *link = world->link;
+    return has_injects(link) ? sl_inject_link(link->ops) : link->ops;
+}
+
+static void inject_open(struct conformance_node *node, unsigned index)
+{
+    struct sl_inject_rule rules[CONFORMANCE_INJECTS_MAX];
+    const char *const *specs = node->world->link->injects[index];
+    char error[768];
+    unsigned count = 0;
+    for (; count < CONFORMANCE_INJECTS_MAX && specs[count] != NULL; count++) {
+        assert_int_equal(sl_inject_parse(specs[count], &rules[count], error, sizeof(error)), 0);
+        rules[count].seed = rules[count].has_seed ? rules[count].seed : 20261121;
+    }
+    node->injection.lower = node->world->link->ops;
+    assert_int_equal(sl_inject_create(rules, count, index, &node->injection.inject), 0);
+}
+
 struct domain_open {
     struct conformance_node *node;
     unsigned access[2];
@@ -126,8 +153,9 @@ static void domain_open_on(void *argument)
         .memory = open->node->memory,
         .arena_access = open->access[0],
         .foreign_access = open->access[1],
+        .injection = has_injects(open->node->world->link) ? &open->node->injection : NULL,
     };
-    open->error = open->node->world->link->ops->domain_open(&config, &open->node->domain);
+    open->error = conformance_ops(open->node->world)->domain_open(&config, &open->node->domain);
 }
 
 void conformance_world_open(struct conformance_world *world, const struct conformance_link *link,
@@ -150,6 +178,7 @@ void conformance_world_open(struct conformance_world *world, const struct confor
     }
     for (unsigned i = 0; i < 2; i++) {
         struct conformance_node *node = &world->nodes[i];
+        inject_open(node, i);
         struct domain_open open = {node, {arena_access, foreign_access}, 0};
         conformance_call(node, domain_open_on, &open);
         assert_int_equal(open.error, 0);
@@ -159,7 +188,7 @@ void conformance_world_open(struct conformance_world *world, const struct confor
 static void domain_close_on(void *argument)
 {
     struct conformance_node *node = argument;
-    node->world->link->ops->domain_close(node->domain);
+    conformance_ops(node->world)->domain_close(node->domain);
 }
 
 static bool is_idle(void *argument)
@@ -172,8 +201,10 @@ static bool is_idle(void *argument)
 
 void conformance_world_close(struct conformance_world *world)
 {
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < 2; i++) {
         conformance_call(&world->nodes[i], domain_close_on, &world->nodes[i]);
+        sl_inject_destroy(world->nodes[i].injection.inject);
+    }
     for (unsigned i = 0; i < world->node_count; i++)
         conformance_await(&world->nodes[i], is_idle, &world->nodes[i]);
     for (unsigned i = 0; i < world->node_count; i++) {
@@ -209,8 +240,9 @@ static void server_open_on(void *argument)
     char listen[SL_ADDRESS_BYTES_MAX];
     char nobody[SL_ADDRESS_BYTES_MAX];
     link->addresses(listen, nobody);
-    int error = link->ops->listen(server->node->domain, listen, server_incoming, server,
-                                  server->address, &server->listener);
+    int error = conformance_ops(server->node->world)
+                    ->listen(server->node->domain, listen, server_incoming, server, server->address,
+                             &server->listener);
     CONFORMANCE_CHECK(server->node->world, error == 0);
 }
 
@@ -224,7 +256,7 @@ void conformance_server_open(struct conformance_server *server, struct conforman
 static void server_close_on(void *argument)
 {
     struct conformance_server *server = argument;
-    server->node->world->link->ops->listener_close(server->listener);
+    conformance_ops(server->node->world)->listener_close(server->listener);
     if (server->request != NULL)
         server->request->ops->reject(server->request);
     server->request = NULL;
@@ -293,10 +325,11 @@ static void connect_on(void *argument)
 {
     struct establish *establish = argument;
     struct conformance_node *node = establish->end->node;
-    establish->error = node->world->link->ops->connect(
-        node->domain, establish->address, establish->private_data,
-        sl_reactor_now_ns(node->reactor) + establish->timeout_ms * SL_NS_PER_MS, &handlers,
-        establish->end, &establish->end->connection);
+    establish->error =
+        conformance_ops(node->world)
+            ->connect(node->domain, establish->address, establish->private_data,
+                      sl_reactor_now_ns(node->reactor) + establish->timeout_ms * SL_NS_PER_MS,
+                      &handlers, establish->end, &establish->end->connection);
     CONFORMANCE_CHECK(node->world, establish->end->connected_count == 0);
     CONFORMANCE_CHECK(node->world, establish->end->closed_count == 0);
     if (establish->error == 0)
@@ -357,7 +390,7 @@ static void disconnect_on(void *argument)
 {
     struct conformance_end *end = argument;
     if (end->closed_count == 0)
-        end->node->world->link->ops->disconnect(end->connection, -ECANCELED);
+        conformance_ops(end->node->world)->disconnect(end->connection, -ECANCELED);
 }
 
 void conformance_disconnect(struct conformance_end *end)
@@ -368,7 +401,7 @@ void conformance_disconnect(struct conformance_end *end)
 static void end_free_on(void *argument)
 {
     struct conformance_end *end = argument;
-    end->node->world->link->ops->connection_free(end->connection);
+    conformance_ops(end->node->world)->connection_free(end->connection);
     for (unsigned i = 0; i < end->op_count; i++) {
         sl_buf_unref(end->ops[i]->buf);
         free(end->ops[i]);
@@ -474,7 +507,7 @@ void conformance_op_post(struct conformance_op *op)
     unsigned before = op->done_count;
     op->op.done = op_done;
     op->posted_count++;
-    op->end->node->world->link->ops->post(op->end->connection, &op->op);
+    conformance_ops(op->end->node->world)->post(op->end->connection, &op->op);
     CONFORMANCE_CHECK(op->end->node->world, op->done_count == before);
 }
 
@@ -530,8 +563,9 @@ static void target_open_on(void *argument)
     struct conformance_node *node = target->node;
     target->buf = sl_buf_alloc(node->memory, target->length_bytes, SL_RESERVE_CHECKPOINT);
     CONFORMANCE_CHECK(node->world, target->buf != NULL);
-    target->error = node->world->link->ops->describe(
-        node->domain, target->buf->region, target->buf->data, target->length_bytes, &target->piece);
+    target->error = conformance_ops(node->world)
+                        ->describe(node->domain, target->buf->region, target->buf->data,
+                                   target->length_bytes, &target->piece);
 }
 
 void conformance_target_open(struct conformance_target *target, struct conformance_node *node,
