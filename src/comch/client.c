@@ -233,6 +233,8 @@ int sl_comch_client_statistics(struct sl_comch_client *client,
         .io_bytes = record.statistics.io_bytes,
         .error_count = record.statistics.error_count,
         .retry_count = record.statistics.retry_count,
+        .gateway_injected_count = record.statistics.gateway_injected,
+        .targets_injected_count = record.statistics.targets_injected,
     };
     copies_take(&statistics->gateway, &record.statistics.gateway);
     copies_take(&statistics->targets, &record.statistics.targets);

@@ -60,6 +60,8 @@ struct sl_comch_statistics {
     uint64_t io_bytes;
     uint64_t error_count;
     uint64_t retry_count;
+    uint64_t gateway_injected_count; /* faults of --inject: the gateway's process, all targets */
+    uint64_t targets_injected_count;
 };
 
 enum sl_comch_connection_kind {

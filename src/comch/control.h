@@ -82,13 +82,15 @@ struct comch_record {
             uint64_t io_bytes;           /* 424 */
             uint64_t error_count;        /* 432 */
             uint64_t retry_count;        /* 440 */
+            uint64_t gateway_injected;   /* 448 */
+            uint64_t targets_injected;   /* 456 */
         } statistics;
         uint8_t bytes[480];
     };
 };
 _Static_assert(sizeof(struct comch_record) == 512, "wire.md: comch record");
 _Static_assert(sizeof(struct sl_comch_storage) == 32, "wire.md: comch storage");
-_Static_assert(offsetof(struct comch_record, statistics.retry_count) == 440, "wire.md: comch");
+_Static_assert(offsetof(struct comch_record, statistics.targets_injected) == 456, "wire.md: comch");
 
 enum comch_state {
     COMCH_CONNECTED,

@@ -217,6 +217,8 @@ static int statistics_co(struct sl_comch_session *session, const struct comch_re
     answer->statistics.io_bytes = statistics.io_bytes;
     answer->statistics.error_count = statistics.error_count;
     answer->statistics.retry_count = statistics.retry_count;
+    answer->statistics.gateway_injected = statistics.gateway_injected_count;
+    answer->statistics.targets_injected = statistics.targets_injected_count;
     return 0;
 }
 

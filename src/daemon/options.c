@@ -150,6 +150,15 @@ unsigned sl_server_options_table(struct sl_server_options *o, bool target, bool 
                                .help = "run a gateway in this process too: its options follow"});
     if (gateway)
         n = gateway_rows(o, rows, n);
+    n = add(rows, n, (struct sl_option){.name = "", .kind = SL_OPTION_GROUP, .help = "Debugging"});
+    n = add(rows, n,
+            (struct sl_option){"inject", 0, SL_OPTION_STRING, o->injects, &o->inject_count,
+                               SL_INJECT_RULES_MAX, .argument = "SPEC",
+                               .help = target
+                                           ? "make faults: disk:error=EIO,p=0.01, link:delay=5ms; "
+                                             "see the man page"
+                                           : "make faults: link:delay=5ms,p=0.01, link:drop; "
+                                             "see the man page"});
     return add(rows, n, (struct sl_option){.name = NULL});
 }
 
@@ -340,10 +349,36 @@ static int translate_target(struct sl_server_options *o, const struct sl_options
     return 0;
 }
 
+/* A rule that nothing could ever meet is a mistake. */
+static int translate_injects(const struct sl_server_options *o,
+                             const struct sl_options *description, struct sl_server_config *config)
+{
+    char error[768];
+    bool has_disk = config->has_target && strncmp(config->storage.spec, "mem:", 4) != 0;
+    bool has_link = config->listen_address != NULL || config->gateway.server_count > 0;
+    for (unsigned i = 0; i < o->inject_count; i++) {
+        struct sl_inject_rule *rule = &config->injects[i];
+        if (sl_inject_parse(o->injects[i], rule, error, sizeof(error)) < 0)
+            return usage(description, "%s", error);
+        if (rule->layer == SL_INJECT_DISK && !has_disk)
+            return usage(description,
+                         config->has_target
+                             ? "--inject '%s': mem: storage has no disk; use file: or a device"
+                             : "--inject '%s': a gateway has no disk; give it to the target",
+                         rule->spec);
+        if (rule->layer == SL_INJECT_LINK && !has_link)
+            return usage(description,
+                         "--inject '%s': no link is in use; give --listen or --storage-server",
+                         rule->spec);
+    }
+    config->inject_count = o->inject_count;
+    return 0;
+}
+
 int sl_server_options_parse(struct sl_server_options *o, const struct sl_options *description,
                             int argc, char **argv, bool target, struct sl_server_config *config)
 {
-    char error[1024];
+    char error[512];
     memset(config, 0, sizeof(*config));
     config->program = description->program;
     sl_log_set_program(description->program);
@@ -365,6 +400,8 @@ int sl_server_options_parse(struct sl_server_options *o, const struct sl_options
         return usage(description, "--storage-server and --volume need --gateway%s", "");
     if (status == 0 && (!target || o->gateway))
         status = translate_gateway(o, description, target, config);
+    if (status == 0)
+        status = translate_injects(o, description, config);
     if (status == 0)
         status = load_key(o, config, config->cluster_key);
     return status;

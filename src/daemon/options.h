@@ -15,6 +15,8 @@ struct sl_server_options {
     uint64_t memory_bytes;
     bool no_hugepages;
     const char *cluster_key_file;
+    const char *injects[SL_INJECT_RULES_MAX];
+    unsigned inject_count;
     bool quiet;
     bool verbose;
 

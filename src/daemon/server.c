@@ -14,7 +14,9 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/size.h"
+#include "fabric/inject.h"
 #include "frontend/comch/frontend.h"
+#include "io/inject.h"
 
 struct process {
     const struct sl_server_config *config;
@@ -32,6 +34,12 @@ struct process {
     struct sl_fabric_listener *listener;
     struct sl_comch_frontend *frontend;
     struct sl_local_storage local;
+    /* --inject: the rules as seeded, and for each reactor their state and their layers. NULL
+     * without rules. */
+    struct sl_inject_rule rules[SL_INJECT_RULES_MAX];
+    struct sl_inject *injects[SL_RUNTIME_REACTORS_MAX];
+    struct sl_link_injection injections[SL_RUNTIME_REACTORS_MAX];
+    struct sl_io *disk_ios[SL_RUNTIME_REACTORS_MAX];
 };
 
 /* io_uring keeps a killed process's listening socket for some milliseconds after its end: an
@@ -54,6 +62,59 @@ struct node_call {
     struct process *process;
     struct sl_runtime_node *node;
 };
+
+/* ---- faults that were asked for ---- */
+
+static void announce_injects(struct process *process)
+{
+    for (unsigned i = 0; i < process->config->inject_count; i++) {
+        struct sl_inject_rule *rule = &process->rules[i];
+        *rule = process->config->injects[i];
+        if (!rule->has_seed)
+            rule->seed = sl_reactor_random_u64(process->runtime->nodes[0].reactor);
+        sl_log_warn("inject", "FAULTS ARE INJECTED: '%s'%s%llu", rule->spec,
+                    rule->has_seed ? ", seed " : "; to repeat it add seed=",
+                    (unsigned long long)rule->seed);
+    }
+}
+
+static int start_injects(struct process *process, struct sl_runtime_node *node)
+{
+    unsigned index = node->index;
+    if (process->config->inject_count == 0)
+        return 0;
+    int error = sl_inject_create(process->rules, process->config->inject_count, index,
+                                 &process->injects[index]);
+    if (error == 0 && sl_inject_concerns(process->injects[index], SL_INJECT_DISK))
+        error = sl_inject_io_create(node->io, process->injects[index], &process->disk_ios[index]);
+    if (error == 0 && sl_inject_concerns(process->injects[index], SL_INJECT_LINK))
+        process->injections[index] =
+            (struct sl_link_injection){process->config->link, process->injects[index]};
+    return error;
+}
+
+/* After every reactor has put its part down. */
+static void end_injects(struct process *process)
+{
+    for (unsigned i = 0; i < process->config->inject_count; i++) {
+        struct sl_inject_counters sum = {0};
+        for (unsigned j = 0; j < process->runtime->node_count; j++) {
+            struct sl_inject_counters one = {0};
+            if (process->injects[j] != NULL)
+                sl_inject_counters(process->injects[j], i, &one);
+            sum.met_count += one.met_count;
+            sum.hit_count += one.hit_count;
+        }
+        sl_log_warn("inject", "'%s' struck %llu of %llu operations", process->rules[i].spec,
+                    (unsigned long long)sum.hit_count, (unsigned long long)sum.met_count);
+    }
+    for (unsigned j = 0; j < process->runtime->node_count; j++) {
+        sl_io_destroy(process->disk_ios[j]);
+        sl_inject_destroy(process->injects[j]);
+    }
+}
+
+/* ---- reactors ---- */
 
 static int create_fabric(struct process *process, struct sl_runtime_node *node, enum sl_role role,
                          struct sl_fabric **fabric)
@@ -81,6 +142,10 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
         .in_capsule_bytes = role == SL_ROLE_TARGET ? SL_IN_CAPSULE_BYTES_MAX : 0,
         .heartbeat_timeout_ns = config->heartbeat_timeout_ns,
     };
+    if (process->injections[node->index].lower != NULL) {
+        fabric_config.link = sl_inject_link(config->link);
+        fabric_config.domain.injection = &process->injections[node->index];
+    }
     memcpy(fabric_config.cluster_key, config->cluster_key, sizeof(fabric_config.cluster_key));
     int error = sl_fabric_create(&fabric_config, fabric);
     if (error < 0)
@@ -96,16 +161,21 @@ static int64_t node_start_co(void *argument)
     struct process *process = call->process;
     struct sl_runtime_node *node = call->node;
     const struct sl_server_config *config = process->config;
-    int error = 0;
-    process->ios[node->index] = node->io;
-    if (config->has_target) {
-        error = sl_target_create(process->storage, node->index, node->io, node->memory,
-                                 &process->targets[node->index]);
+    unsigned index = node->index;
+    int error = start_injects(process, node);
+    process->ios[index] = node->io;
+    if (error == 0 && config->has_target) {
+        struct sl_io *disk_io =
+            process->disk_ios[index] != NULL ? process->disk_ios[index] : node->io;
+        error = sl_target_create(process->storage, index, disk_io, node->memory,
+                                 &process->targets[index]);
+        if (error == 0)
+            sl_target_count_injected(process->targets[index], process->injects[index]);
         if (error == 0 && config->listen_address != NULL)
-            error = create_fabric(process, node, SL_ROLE_TARGET, &process->serving[node->index]);
+            error = create_fabric(process, node, SL_ROLE_TARGET, &process->serving[index]);
     }
     if (error == 0 && config->has_gateway && config->gateway.server_count > 0)
-        error = create_fabric(process, node, SL_ROLE_GATEWAY, &process->reaching[node->index]);
+        error = create_fabric(process, node, SL_ROLE_GATEWAY, &process->reaching[index]);
     return error;
 }
 
@@ -115,8 +185,11 @@ static int64_t node_start_gateway_co(void *argument)
     struct node_call *call = argument;
     struct process *process = call->process;
     unsigned index = call->node->index;
-    return sl_gateway_create(process->group, index, call->node->reactor, call->node->memory,
-                             process->reaching[index], &process->gateways[index]);
+    int error = sl_gateway_create(process->group, index, call->node->reactor, call->node->memory,
+                                  process->reaching[index], &process->gateways[index]);
+    if (error == 0)
+        sl_gateway_count_injected(process->gateways[index], process->injects[index]);
+    return error;
 }
 
 static int64_t node_stop_gateway_co(void *argument)
@@ -298,6 +371,7 @@ static int process_main_co(struct sl_runtime *runtime, void *argument)
     struct process *process = argument;
     process->runtime = runtime;
     process->instance_id = sl_reactor_random_u64(runtime->nodes[0].reactor);
+    announce_injects(process);
     int error = serve_co(process);
     if (process->listener != NULL)
         sl_fabric_listener_close(process->listener);
@@ -311,6 +385,7 @@ static int process_main_co(struct sl_runtime *runtime, void *argument)
         sl_reactor_call_co(call.node->reactor, node_stop_co, &call);
     }
     sl_gateway_group_destroy(process->group);
+    end_injects(process);
     return error;
 }
 

@@ -6,6 +6,7 @@
 #ifndef SL_DAEMON_SERVER_H
 #define SL_DAEMON_SERVER_H
 
+#include "core/inject.h"
 #include "daemon/runtime.h"
 #include "fabric/fabric.h"
 #include "gateway/gateway.h"
@@ -19,6 +20,10 @@ struct sl_server_config {
     uint8_t cluster_key[SL_CLUSTER_KEY_BYTES];
     uint32_t credits;
     uint64_t heartbeat_timeout_ns; /* 0 = the default */
+
+    /* Faults that are asked for; those without a seed get one at the start. */
+    struct sl_inject_rule injects[SL_INJECT_RULES_MAX];
+    unsigned inject_count;
 
     bool has_target;
     struct sl_storage_config storage;

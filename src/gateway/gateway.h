@@ -30,6 +30,7 @@
 
 struct sl_gateway;
 struct sl_gateway_group;
+struct sl_inject;
 
 /* Storage in this very process (sluice-target --gateway): called instead of a connection. `storage`
  * is the target of that reactor; its signature is sl_target_execute_co()'s. */
@@ -79,6 +80,8 @@ struct sl_gateway_statistics {
     struct sl_copy_counters copies;        /* this process's */
     struct sl_copy_counters target_copies; /* of all servers, as last asked */
     uint64_t target_read_bytes, target_write_bytes;
+    uint64_t injected_count;        /* faults that --inject struck with in this process */
+    uint64_t target_injected_count; /* in all servers, as last asked */
 };
 
 /* Checks the configuration: -EINVAL, explained in `error`. */
@@ -95,6 +98,8 @@ int sl_gateway_create(struct sl_gateway_group *group, unsigned reactor_index,
 /* Ends the connections; requests in flight fail with ECANCELED. */
 void sl_gateway_stop_co(struct sl_gateway *gateway);
 void sl_gateway_destroy(struct sl_gateway *gateway);
+/* Its hits are shown among the statistics. Borrowed until destroy; NULL: none. */
+void sl_gateway_count_injected(struct sl_gateway *gateway, const struct sl_inject *inject);
 struct sl_reactor *sl_gateway_reactor(struct sl_gateway *gateway);
 struct sl_gateway *sl_gateway_group_member(struct sl_gateway_group *group, unsigned index);
 unsigned sl_gateway_group_count(const struct sl_gateway_group *group);

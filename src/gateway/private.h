@@ -86,6 +86,7 @@ struct sl_gateway {
     struct sl_wait_queue learned; /* woken when known_count grows */
     struct sl_pool fragments;
     struct sl_gateway_statistics statistics;
+    const struct sl_inject *inject; /* whose hits are shown; may be NULL */
 };
 
 /* A piece of a request that goes to one server in one message. */

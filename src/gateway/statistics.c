@@ -4,6 +4,7 @@
 
 #include "core/call.h"
 #include "core/error.h"
+#include "core/inject.h"
 #include "fabric/statistics.h"
 #include "gateway/private.h"
 
@@ -42,6 +43,7 @@ static void ask_servers_co(struct sl_gateway *gateway, struct sl_gateway_statist
             }
             sum->target_read_bytes += answer.read_bytes;
             sum->target_write_bytes += answer.write_bytes;
+            sum->target_injected_count += answer.injected_count;
         }
     }
 }
@@ -75,12 +77,18 @@ static int64_t collect_co(void *argument)
     sum->connect_count += own->connect_count;
     sum->disconnect_count += own->disconnect_count;
     sum->inflight_count += own->inflight_count;
+    sum->injected_count += sl_inject_hit_count(call->gateway->inject);
     sl_copy_counters_add(&sum->copies, sl_memory_copies(call->gateway->memory));
     if (call->gateway->group->has_local)
         attribute_to_target(sum);
     if (call->gateway->index == 0)
         ask_servers_co(call->gateway, sum);
     return 0;
+}
+
+void sl_gateway_count_injected(struct sl_gateway *gateway, const struct sl_inject *inject)
+{
+    gateway->inject = inject;
 }
 
 void sl_gateway_statistics_co(struct sl_gateway_group *group, struct sl_gateway_statistics *sum)

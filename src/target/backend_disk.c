@@ -61,24 +61,41 @@ static void disk_close(struct sl_target *target)
     target->disk = NULL;
 }
 
+/* Only here is it known which disk it was; the client is told by status. */
+static int outcome(const struct sl_target *target, const char *what, uint64_t offset_bytes,
+                   uint32_t length_bytes, int error)
+{
+    if (error < 0)
+        sl_log_error("target", "storage '%s': %s of %u bytes at byte %llu failed: %s (%s)%s",
+                     target->storage->path, what, length_bytes, (unsigned long long)offset_bytes,
+                     sl_error_text(error), sl_error_name(error),
+                     error == -ENOSPC ? "; make room in its file system, and preallocate the file "
+                                        "(fallocate)"
+                                      : "");
+    return error;
+}
+
 static int disk_read_co(struct sl_target *target, uint64_t offset_bytes,
                         const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
 {
-    return sl_disk_rw_co(target->disk, SL_DISK_READ, spans, span_count, offset_bytes, length_bytes,
-                         0);
+    int error =
+        sl_disk_rw_co(target->disk, SL_DISK_READ, spans, span_count, offset_bytes, length_bytes, 0);
+    return outcome(target, "read", offset_bytes, length_bytes, error);
 }
 
 static int disk_write_co(struct sl_target *target, uint64_t offset_bytes,
                          const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
 {
     unsigned flags = target->storage->config.durable_writes ? SL_DISK_DURABLE : 0;
-    return sl_disk_rw_co(target->disk, SL_DISK_WRITE, spans, span_count, offset_bytes, length_bytes,
-                         flags);
+    int error = sl_disk_rw_co(target->disk, SL_DISK_WRITE, spans, span_count, offset_bytes,
+                              length_bytes, flags);
+    return outcome(target, "write", offset_bytes, length_bytes, error);
 }
 
 static int disk_flush_co(struct sl_target *target)
 {
-    return sl_disk_rw_co(target->disk, SL_DISK_FLUSH, NULL, 0, 0, 0, 0);
+    int error = sl_disk_rw_co(target->disk, SL_DISK_FLUSH, NULL, 0, 0, 0, 0);
+    return outcome(target, "flush", 0, 0, error);
 }
 
 static int disk_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes,
@@ -88,6 +105,7 @@ static int disk_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes,
      * are. */
     int error =
         sl_disk_rw_co(target->disk, SL_DISK_WRITE_ZEROES, NULL, 0, offset_bytes, length_bytes, 0);
+    outcome(target, "zeroing", offset_bytes, length_bytes, error);
     if (error == 0 && target->storage->config.durable_writes)
         error = disk_flush_co(target);
     return error;

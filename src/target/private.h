@@ -60,6 +60,7 @@ struct sl_target {
     struct sl_list peers; /* connections, oldest first */
     struct sl_wait_queue peers_changed;
     struct sl_target_statistics statistics;
+    const struct sl_inject *inject; /* whose hits are shown; may be NULL */
 };
 
 /* storage.c; called by backend_disk.c and sl_target_create() on the first reactor */

@@ -120,6 +120,7 @@ static void answer_statistics(struct peer *peer, struct sl_received *received)
     body.write_bytes = now.write_bytes;
     body.error_count = now.error_count;
     body.checksum_error_count = now.checksum_error_count;
+    body.injected_count = now.injected_count;
     memcpy(body.copy_bytes, now.copies.bytes, sizeof(body.copy_bytes)); /* header: counters */
     memcpy(body.copy_count, now.copies.count, sizeof(body.copy_count)); /* header: counters */
     memcpy(&reply, &body, sizeof(body));                                /* header: capsule */

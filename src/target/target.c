@@ -11,6 +11,7 @@
 
 #include "core/crc32c.h"
 #include "core/error.h"
+#include "core/inject.h"
 #include "core/log.h"
 #include "target/private.h"
 
@@ -56,6 +57,12 @@ void sl_target_statistics(const struct sl_target *target, struct sl_target_stati
 {
     *statistics = target->statistics;
     statistics->copies = *sl_memory_copies(target->memory);
+    statistics->injected_count = sl_inject_hit_count(target->inject);
+}
+
+void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject)
+{
+    target->inject = inject;
 }
 
 int sl_target_check(const struct sl_target *target, enum sl_io_opcode opcode, uint64_t offset_bytes,

@@ -20,6 +20,7 @@
 
 struct sl_storage;
 struct sl_target;
+struct sl_inject;
 
 struct sl_storage_config {
     const char *spec;    /* "mem:SIZE", "file:PATH", "PATH" of a block device */
@@ -50,6 +51,7 @@ void sl_storage_close(struct sl_storage *storage);
 struct sl_target_statistics {
     uint64_t read_count, read_bytes, write_count, write_bytes, flush_count, discard_count;
     uint64_t error_count, checksum_error_count, moved_count, inflight_count;
+    uint64_t injected_count; /* faults that --inject struck with on this reactor */
     struct sl_copy_counters copies;
 };
 
@@ -59,6 +61,8 @@ int sl_target_create(struct sl_storage *storage, unsigned reactor_index, struct 
 /* No request may be in flight (drain the fabric first). Reactor 0's last: with it the checksums are
  * saved and the lock is given back. Takes NULL. */
 void sl_target_destroy(struct sl_target *target);
+/* Its hits are shown among the statistics. Borrowed until destroy; NULL: none. */
+void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject);
 void sl_target_statistics(const struct sl_target *target, struct sl_target_statistics *statistics);
 
 /* For sl_fabric_listen(); the listener owner is the struct sl_target of that reactor. */

@@ -92,6 +92,15 @@ static void print_copies(const char *who, const struct sl_copy_counters *before,
         printf("%-10s %-12s %14d %16.4f\n", who, "none", 0, 0.0);
 }
 
+/* Since the programs started: what was struck before the run may have shaped it too. */
+static void print_injected(const struct sl_comch_statistics *statistics)
+{
+    if (statistics->gateway_injected_count + statistics->targets_injected_count > 0)
+        printf("\nfaults injected since their start (--inject): gateway %llu, targets %llu\n",
+               (unsigned long long)statistics->gateway_injected_count,
+               (unsigned long long)statistics->targets_injected_count);
+}
+
 static void print_outcome(const struct initiator *initiator, const struct result *sum)
 {
     if (sum->first_error != 0)
@@ -136,6 +145,7 @@ static void print_tables(const struct initiator *initiator, const struct result 
     print_copies("initiator", NULL, &sum->copies, sum->bytes);
     print_copies("gateway", &initiator->before.gateway, &initiator->after.gateway, sum->bytes);
     print_copies("targets", &initiator->before.targets, &initiator->after.targets, sum->bytes);
+    print_injected(&initiator->after);
     print_outcome(initiator, sum);
 }
 
@@ -173,8 +183,8 @@ static void print_json(const struct initiator *initiator, const struct result *s
     for (unsigned i = 0; i < initiator->config.worker_count; i++)
         json_array_append_new(cores, json_result(&initiator->workers[i].result));
     json_t *root = json_pack(
-        "{s:s, s:s, s:I, s:I, s:b, s:I, s:I, s:s, s:o, s:o, s:{s:o, s:o, s:o}}", "strategy",
-        initiator->config.strategy_name, "volume",
+        "{s:s, s:s, s:I, s:I, s:b, s:I, s:I, s:s, s:o, s:o, s:{s:o, s:o, s:o}, s:{s:I, s:I}}",
+        "strategy", initiator->config.strategy_name, "volume",
         initiator->config.volume[0] != '\0' ? initiator->config.volume : "default", "io_bytes",
         (json_int_t)initiator->config.io_bytes, "depth", (json_int_t)initiator->config.depth,
         "random", initiator->config.random, "errors", (json_int_t)sum->error_count, "wrong_blocks",
@@ -182,7 +192,9 @@ static void print_json(const struct initiator *initiator, const struct result *s
         sum->first_error == 0 ? "" : sl_error_name(sum->first_error), "all", json_result(sum),
         "cores", cores, "copied_bytes", "initiator", json_copies(NULL, &sum->copies), "gateway",
         json_copies(&initiator->before.gateway, &initiator->after.gateway), "targets",
-        json_copies(&initiator->before.targets, &initiator->after.targets));
+        json_copies(&initiator->before.targets, &initiator->after.targets), "injected", "gateway",
+        (json_int_t)initiator->after.gateway_injected_count, "targets",
+        (json_int_t)initiator->after.targets_injected_count);
     json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     fputc('\n', stdout);
     json_decref(root);

@@ -165,6 +165,8 @@ static int statistics_co(void *owner, struct sl_comch_session *comch,
     statistics->gateway = gateway.copies;
     statistics->targets = gateway.target_copies;
     statistics->retry_count = gateway.retry_count;
+    statistics->gateway_injected_count = gateway.injected_count;
+    statistics->targets_injected_count = gateway.target_injected_count;
     for (unsigned i = 0; i < session->queue_count; i++)
         queue_statistics_co(session->queues[i], statistics);
     return 0;
