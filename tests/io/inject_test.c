@@ -12,6 +12,7 @@
 #include "io/inject.h"
 #include "mem/memory.h"
 #include "sim/sim.h"
+#include "sim/sim_disk.h"
 
 #define DISK_BYTES SL_MIB
 
