@@ -345,6 +345,13 @@ static int64_t node_report_co(void *argument)
         (unsigned long long)capsule_bytes, arena_count, (unsigned long long)memory.arena_bytes,
         foreign_count, (unsigned long long)connections, (unsigned long long)reactor.coroutine_count,
         (unsigned long long)memory.waiter_count);
+    for (unsigned i = 0; i < process->config->inject_count; i++) {
+        struct sl_inject_counters counters;
+        sl_inject_counters(process->injects[index], i, &counters);
+        sl_log_info("inject", "reactor %u: '%s' struck %llu of %llu operations", index,
+                    process->rules[i].spec, (unsigned long long)counters.hit_count,
+                    (unsigned long long)counters.met_count);
+    }
     return 0;
 }
 

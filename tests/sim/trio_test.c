@@ -4,7 +4,8 @@
  * block reads what was last written. Method: two nodes. Clients on the gateway's node own some
  * blocks each, write rising values to them and read everybody's: a read must be no older than what
  * was complete when it began, nothing that nobody wrote, and never older than what this client has
- * seen before. Connections die and stall by the seed; the gateway retries.
+ * seen before. Connections die and stall by the seed; the gateway retries. The same with the layers
+ * of faults that --inject puts over links and disks (core/inject.h).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,12 +19,16 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/inject.h"
 #include "core/log.h"
+#include "fabric/inject.h"
 #include "gateway/gateway.h"
+#include "io/inject.h"
 #include "sim/sim_disk.h"
 #include "target/target.h"
 
 #define CLIENTS      8
+#define RULES        3
 #define OPERATIONS   40
 #define BLOCKS       64
 #define BLOCKS_AN_IO 8
@@ -37,8 +42,16 @@ struct client {
     uint64_t seen[BLOCKS];
 };
 
+/* A node's faults, if any. */
+struct faults {
+    struct sl_inject *inject;
+    struct sl_link_injection injection;
+    struct sl_io *disk_io;
+};
+
 struct run {
     struct sl_sim *sim;
+    struct faults near_faults, far_faults;
     struct sl_sim_node near, far; /* gateway, target */
     struct sl_fabric *near_fabric, *far_fabric;
     struct sl_storage *storage;
@@ -132,7 +145,35 @@ static void client_co(void *argument)
 
 /* ---- the gateway's node ---- */
 
-static struct sl_fabric *make_fabric(struct sl_sim_node *node, enum sl_role role)
+static void faults_open(struct faults *faults, struct sl_sim_node *node, const char *const *specs)
+{
+    static struct sl_inject_rule rules[SL_INJECT_RULES_MAX];
+    char error[768];
+    unsigned count = 0;
+    if (specs == NULL)
+        return;
+    for (; specs[count] != NULL; count++) {
+        assert_int_equal(sl_inject_parse(specs[count], &rules[count], error, sizeof(error)), 0);
+        rules[count].seed = sl_reactor_random_u64(node->reactor);
+    }
+    assert_int_equal(sl_inject_create(rules, count, 0, &faults->inject), 0);
+    assert_int_equal(sl_inject_io_create(node->io, faults->inject, &faults->disk_io), 0);
+    faults->injection = (struct sl_link_injection){&sl_link_sim, faults->inject};
+}
+
+static void faults_close(struct faults *faults, uint64_t *hit_counts)
+{
+    struct sl_inject_counters counters;
+    for (unsigned i = 0; faults->inject != NULL && hit_counts != NULL && i < RULES; i++) {
+        sl_inject_counters(faults->inject, i, &counters);
+        hit_counts[i] += counters.hit_count;
+    }
+    sl_io_destroy(faults->disk_io);
+    sl_inject_destroy(faults->inject);
+}
+
+static struct sl_fabric *make_fabric(struct sl_sim_node *node, enum sl_role role,
+                                     const struct faults *faults)
 {
     struct sl_fabric *fabric = NULL;
     struct sl_fabric_config config = {
@@ -143,6 +184,10 @@ static struct sl_fabric *make_fabric(struct sl_sim_node *node, enum sl_role role
         .instance_id = sl_reactor_random_u64(node->reactor),
         .in_capsule_bytes = role == SL_ROLE_TARGET ? SL_IN_CAPSULE_BYTES_MAX : 0,
     };
+    if (faults->inject != NULL) {
+        config.link = sl_inject_link(&sl_link_sim);
+        config.domain.injection = &faults->injection;
+    }
     if (role == SL_ROLE_GATEWAY)
         config.domain.foreign_access = SL_ACCESS_REMOTE_READ | SL_ACCESS_REMOTE_WRITE;
     assert_int_equal(sl_fabric_create(&config, &fabric), 0);
@@ -167,7 +212,7 @@ static void near_co(void *argument)
     const char *servers[] = {"target:7600"};
     struct sl_gateway_config config = {.servers = servers, .server_count = 1};
     char error[256];
-    run->near_fabric = make_fabric(&run->near, SL_ROLE_GATEWAY);
+    run->near_fabric = make_fabric(&run->near, SL_ROLE_GATEWAY, &run->near_faults);
     assert_int_equal(sl_gateway_group_create(&config, 1, &run->group, error, sizeof(error)), 0);
     assert_int_equal(sl_gateway_create(run->group, 0, run->near.reactor, run->near.memory,
                                        run->near_fabric, &run->gateway),
@@ -203,9 +248,9 @@ static void far_co(void *argument)
     char error[256];
     void *owners[1];
     assert_int_equal(sl_storage_open(&config, &run->storage, error, sizeof(error)), 0);
-    assert_int_equal(sl_target_create(run->storage, 0, run->far.io, run->far.memory, &run->target),
-                     0);
-    run->far_fabric = make_fabric(&run->far, SL_ROLE_TARGET);
+    struct sl_io *io = run->far_faults.disk_io != NULL ? run->far_faults.disk_io : run->far.io;
+    assert_int_equal(sl_target_create(run->storage, 0, io, run->far.memory, &run->target), 0);
+    run->far_fabric = make_fabric(&run->far, SL_ROLE_TARGET, &run->far_faults);
     owners[0] = run->target;
     assert_int_equal(sl_fabric_listen(&run->far_fabric, 1, "target:7600",
                                       &sl_target_connection_handlers, owners, NULL, &run->listener),
@@ -228,8 +273,14 @@ static bool both_done(void *argument)
 
 static uint64_t reset_count;
 
+/* What --inject says at the gateway and at the target; and how often each rule struck. */
+struct injects {
+    const char *near[RULES + 1], *far[RULES + 1];
+    uint64_t near_hits[RULES], far_hits[RULES];
+};
+
 /* Answers the trace's hash. */
-static uint64_t simulate(uint64_t seed, bool faults, uint64_t *retry_count)
+static uint64_t simulate(uint64_t seed, bool faults, struct injects *injects, uint64_t *retry_count)
 {
     struct run *run = calloc(1, sizeof(*run));
     struct sl_sim_config config = {.seed = seed};
@@ -246,9 +297,13 @@ static uint64_t simulate(uint64_t seed, bool faults, uint64_t *retry_count)
     assert_int_equal(sl_sim_disk_create(run->sim, "target", "sim:disk", DISK_BYTES), 0);
     assert_int_equal(sl_sim_node_open(run->sim, "gateway", 0, 16 * SL_MIB, &run->near), 0);
     assert_int_equal(sl_sim_node_open(run->sim, "target", 0, 32 * SL_MIB, &run->far), 0);
+    faults_open(&run->near_faults, &run->near, injects != NULL ? injects->near : NULL);
+    faults_open(&run->far_faults, &run->far, injects != NULL ? injects->far : NULL);
     assert_int_equal(sl_co_spawn(run->far.reactor, far_co, run), 0);
     assert_int_equal(sl_co_spawn(run->near.reactor, near_co, run), 0);
     assert_true(sl_sim_run_until(run->sim, 600 * SL_NS_PER_S, both_done, run));
+    faults_close(&run->near_faults, injects != NULL ? injects->near_hits : NULL);
+    faults_close(&run->far_faults, injects != NULL ? injects->far_hits : NULL);
     sl_sim_node_close(&run->near);
     sl_sim_node_close(&run->far);
     uint64_t hash = sl_sim_trace_hash(run->sim);
@@ -262,9 +317,9 @@ static uint64_t simulate(uint64_t seed, bool faults, uint64_t *retry_count)
 static void test_same_seed_same_trace(void **state)
 {
     uint64_t retries = 0;
-    uint64_t first = simulate(1, false, &retries);
-    assert_int_equal(simulate(1, false, &retries), first);
-    assert_int_not_equal(simulate(2, false, &retries), first);
+    uint64_t first = simulate(1, false, NULL, &retries);
+    assert_int_equal(simulate(1, false, NULL, &retries), first);
+    assert_int_not_equal(simulate(2, false, NULL, &retries), first);
     assert_int_equal(retries, 0);
 }
 
@@ -273,12 +328,32 @@ static void test_faults(void **state)
     uint64_t retries = 0;
     for (uint64_t seed = 1; seed <= 60; seed++) {
         fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
-        uint64_t hash = simulate(seed, true, &retries);
+        uint64_t hash = simulate(seed, true, NULL, &retries);
         if (seed % 5 == 0)
-            assert_int_equal(simulate(seed, true, &retries), hash);
+            assert_int_equal(simulate(seed, true, NULL, &retries), hash);
     }
     assert_true(retries > 100);
     assert_true(reset_count > 50);
+}
+
+/* Layers of faults at both ends, over a link and a disk that are sound. */
+static void test_injected(void **state)
+{
+    static struct injects injects = {
+        .near = {"link:delay=2ms,p=0.02", "link:drop,p=0.002", "link:error=EIO,op=send,p=0.002"},
+        .far = {"link:delay=1ms,op=write|send,p=0.03", "link:stall,p=0.0005",
+                "disk:delay=3ms,p=0.05"},
+    };
+    uint64_t retries = 0;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+        uint64_t hash = simulate(seed, false, &injects, &retries);
+        if (seed % 5 == 0)
+            assert_int_equal(simulate(seed, false, &injects, &retries), hash);
+    }
+    for (unsigned i = 0; i < RULES; i++)
+        assert_true(injects.near_hits[i] > 3 && injects.far_hits[i] > 3);
+    assert_true(retries > 20);
 }
 
 int main(void)
@@ -286,6 +361,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_seed_same_trace),
         cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_injected),
     };
     sl_log_set_level(SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,6 +37,11 @@ def test_usage(programs):
     refused([gateway, "--volume", "a:zz"], 2, "a:zz")
     refused([gateway, "--stripe-size", "100K"], 2, "power of two")
     refused([gateway, "--io-timeout", "0s"], 2, "from 1 s")
+    for program, spec, words in ((target, "disk:error=EFOO", ("EFOO", "ENOSPC")), (target, "disk:delay=5ms,pp=1", ("'pp'", "offset")),
+                                 (gateway, "link:delay=20min", ("20min", "10min")), (gateway, "disk:error=EIO", ("no disk",)),
+                                 (target, "disk:error=EIO", ("mem:", "file:")), (gateway, "nonsense", ("link:",))):
+        refused([program, "--inject", spec], 2, f"--inject '{spec}'", *words)
+    refused([gateway, *["--inject", "link:drop"] * 9], 2, "--inject", "8 times")
     refused([initiator, "--io-size", "5000"], 2, "4096")
     refused([initiator, "--operation", "erase"], 2, "read, write")
     refused([initiator, "--transaction-count", "99999"], 2, "1024")
