@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -24,15 +25,29 @@ struct start {
     _Atomic int *error;
 };
 
+static void explain_uring(const struct sl_runtime_config *config, int error)
+{
+    struct rlimit limit = {0};
+    (void)getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (error == -ENOMEM)
+        sl_log_error("runtime",
+                     "io_uring cannot be set up: %s (%s); it takes at least %zu bytes of locked "
+                     "memory for each of %u reactors, and the memlock limit of this user's "
+                     "processes together is %llu bytes: raise it (ulimit -l, LimitMEMLOCK=)",
+                     sl_error_text(error), sl_error_name(error), sl_uring_locked_bytes(0),
+                     config->reactor_count, (unsigned long long)limit.rlim_cur);
+    else
+        sl_log_error("runtime",
+                     "io_uring cannot be set up: %s (%s); see /proc/sys/kernel/io_uring_disabled",
+                     sl_error_text(error), sl_error_name(error));
+}
+
 static int node_create(const struct sl_runtime_config *config, struct sl_runtime_node *node)
 {
     struct sl_uring_config uring = {0};
     int error = sl_uring_create(&uring, &node->io);
     if (error < 0) {
-        sl_log_error("runtime", "io_uring cannot be set up: %s (%s); %s", sl_error_text(error),
-                     sl_error_name(error),
-                     error == -ENOMEM ? "raise the memlock limit (ulimit -l)"
-                                      : "see /proc/sys/kernel/io_uring_disabled");
+        explain_uring(config, error);
         return error;
     }
     struct sl_memory_config memory = {

@@ -25,6 +25,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,11 @@
 /* Deep enough for 128 requests a reactor with 4 disk and 4 network operations each. A full queue is
  * only submitted earlier. */
 #define URING_ENTRIES_DEFAULT 1024u
+/* Under a low memlock limit, down to so many: a batch of requests fits, and each fills it anew. */
+#define URING_ENTRIES_MIN 64u
+/* Half a second in all. */
+#define MEMLOCK_TRIES    25u
+#define MEMLOCK_RETRY_NS (20 * SL_NS_PER_MS)
 /* The kernel keeps completions that do not fit on a list, at a cost: so they should fit. */
 #define URING_CQ_PER_SQ 4u
 
@@ -302,6 +308,42 @@ static int uring_setup(struct sl_uring *uring, unsigned entries)
     return 0;
 }
 
+size_t sl_uring_locked_bytes(unsigned entries)
+{
+    if (entries == 0)
+        entries = URING_ENTRIES_MIN;
+    /* Entries; and behind a head each, indices of submissions and completions. */
+    size_t rings = 4 * 64 + entries * (4 + 16 * URING_CQ_PER_SQ);
+    return sl_align_up(entries * sizeof(struct io_uring_sqe), 4096) + sl_align_up(rings, 4096);
+}
+
+/* As many entries as the memlock limit has room for. What a killed process had is charged for some
+ * milliseconds after its end: whoever takes its place waits for that first. */
+static int uring_setup_within_limit(struct sl_uring *uring, unsigned entries)
+{
+    unsigned wanted = entries;
+    int error = uring_setup(uring, entries);
+    for (unsigned i = 0; error == -ENOMEM && i < MEMLOCK_TRIES; i++) {
+        nanosleep(&(struct timespec){0, MEMLOCK_RETRY_NS}, NULL);
+        error = uring_setup(uring, entries);
+    }
+    while (error == -ENOMEM && entries > URING_ENTRIES_MIN) {
+        entries /= 2;
+        error = uring_setup(uring, entries);
+    }
+    if (error == 0 && entries < wanted) {
+        struct rlimit limit = {0};
+        (void)getrlimit(RLIMIT_MEMLOCK, &limit);
+        sl_log_warn("io",
+                    "io_uring has %u entries instead of %u, which take %zu bytes of locked memory; "
+                    "the memlock limit of this user's processes together is %llu bytes: raise it "
+                    "(ulimit -l, LimitMEMLOCK=)",
+                    entries, wanted, sl_uring_locked_bytes(wanted),
+                    (unsigned long long)limit.rlim_cur);
+    }
+    return error;
+}
+
 int sl_uring_create(const struct sl_uring_config *config, struct sl_io **io)
 {
     unsigned entries =
@@ -315,7 +357,7 @@ int sl_uring_create(const struct sl_uring_config *config, struct sl_io **io)
         error = -errno;
         goto out_free;
     }
-    error = uring_setup(uring, entries);
+    error = uring_setup_within_limit(uring, entries);
     if (error != 0)
         goto out_close;
     uring->io.ops = &uring_ops;
