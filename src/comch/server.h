@@ -44,6 +44,7 @@ struct sl_comch_session {
     bool closing;
     int reason;
     uint32_t depth_max; /* answered by init */
+    char why[160];      /* a request was refused; "" = its errno says it all. For the log */
     unsigned queue_count;
     struct sl_comch_queue *queues[SL_COMCH_QUEUES_MAX];
     struct comch_memory memories[SL_COMCH_MEMORIES_MAX];

@@ -8,6 +8,8 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -42,6 +44,17 @@ void sl_comch_session_disconnect(struct sl_comch_session *session, int reason)
 
 /* ---- requests: each answers 0 or negative errno, and fills the answer's body ---- */
 
+/* Remembers for the log why; answers `error`. */
+__attribute__((format(printf, 3, 4))) static int refuse(struct sl_comch_session *session, int error,
+                                                        const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(session->why, sizeof(session->why), format, arguments);
+    va_end(arguments);
+    return error;
+}
+
 typedef int (*request_co)(struct sl_comch_session *session, const struct comch_record *request,
                           struct sl_socket_message *message, struct comch_record *answer);
 
@@ -68,13 +81,18 @@ static int create_data_co(struct sl_comch_session *session, uint32_t depth,
                           struct sl_socket_message *message)
 {
     if (depth == 0 || depth > session->depth_max)
-        return -EINVAL;
+        return refuse(session, -EINVAL, "depth %u is not in 1 … %u", depth, session->depth_max);
     if (session->queue_count == SL_COMCH_QUEUES_MAX)
-        return -EBUSY;
+        return refuse(session, -EBUSY, "it has %u queues (limit)", SL_COMCH_QUEUES_MAX);
     struct sl_channel_layout layout = comch_queue_layout(depth);
     struct sl_channel channel;
     int error = sl_channel_adopt(&channel, &layout, message->descriptors);
     message->descriptor_count = 0;
+    if (error == -SL_E_PROTOCOL)
+        return refuse(session, error,
+                      "rings of depth %u are a memfd of ordinary pages, sealed with F_SEAL_SHRINK "
+                      "and F_SEAL_GROW, of just their length, and two eventfds",
+                      depth);
     if (error < 0)
         return error;
     struct sl_comch_queue_config config = {0};
@@ -126,20 +144,24 @@ static int shutdown_co(struct sl_comch_session *session, const struct comch_reco
 
 /* What may be done with the memory: it must not shrink under us, and is written to only if nothing
  * forbids it. */
-static int memory_check(int memfd, uint64_t length_bytes, bool *writable)
+static int memory_check(struct sl_comch_session *session, int memfd, uint64_t length_bytes,
+                        bool *writable)
 {
     struct stat status;
     int seals = fcntl(memfd, F_GET_SEALS);
     int flags = fcntl(memfd, F_GETFL);
-    if (seals < 0 || flags < 0 || fstat(memfd, &status) < 0 || !S_ISREG(status.st_mode) ||
-        (seals & F_SEAL_SHRINK) == 0)
-        return -EINVAL;
+    if (seals < 0 || flags < 0 || fstat(memfd, &status) < 0 || !S_ISREG(status.st_mode))
+        return refuse(session, -EINVAL, "it is not a memfd");
+    if ((seals & F_SEAL_SHRINK) == 0)
+        return refuse(session, -EINVAL, "it is not sealed against shrinking (F_SEAL_SHRINK)");
     if (length_bytes == 0 || !sl_is_aligned(length_bytes, SL_BLOCK_BYTES) ||
         length_bytes > (uint64_t)status.st_size)
-        return -EINVAL;
+        return refuse(session, -EINVAL,
+                      "%llu bytes are not a multiple of 4096 within the %llu that it has",
+                      (unsigned long long)length_bytes, (unsigned long long)status.st_size);
     int access_mode = flags & O_ACCMODE;
     if (access_mode == O_WRONLY)
-        return -EINVAL;
+        return refuse(session, -EINVAL, "it is open for writing only");
     if (access_mode != O_RDWR || (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
         *writable = false;
     return 0;
@@ -164,13 +186,14 @@ static int register_co(struct sl_comch_session *session, const struct comch_reco
                        struct sl_socket_message *message, struct comch_record *answer)
 {
     bool writable = request->memory.writable != 0;
-    int error = memory_check(message->descriptors[0], request->memory.length_bytes, &writable);
+    int error =
+        memory_check(session, message->descriptors[0], request->memory.length_bytes, &writable);
     if (error < 0)
         return error;
     uint32_t id;
     struct comch_memory *memory = memory_slot(session, &id);
     if (memory == NULL)
-        return -EBUSY;
+        return refuse(session, -EBUSY, "it has %u memories (limit)", SL_COMCH_MEMORIES_MAX);
     error = session->server->handlers->register_memory_co(session->owner, session, id,
                                                           message->descriptors[0],
                                                           request->memory.length_bytes, writable);
@@ -257,6 +280,7 @@ static int request_handle_co(struct sl_comch_session *session, const struct comc
 {
     int fatal = comch_request_check(request, message->length_bytes, message->descriptor_count);
     int error = fatal;
+    session->why[0] = '\0';
     unsigned type = request->header.type;
     struct comch_record answer = {
         .header = {.magic = COMCH_MAGIC,
@@ -273,8 +297,9 @@ static int request_handle_co(struct sl_comch_session *session, const struct comc
     if (error == 0) {
         session->state = comch_state_after(session->state, type);
     } else {
-        sl_log_warn("comch", "session %u (pid %d): %s refused: %s", session->id, session->pid,
-                    comch_type_name(type), sl_error_name(error));
+        sl_log_warn("comch", "session %u (pid %d): %s refused: %s%s%s", session->id, session->pid,
+                    comch_type_name(type), sl_error_name(error), *session->why != 0 ? ": " : "",
+                    session->why);
         memset(answer.bytes, 0, sizeof(answer.bytes));
         answer.header.type = COMCH_ERROR_RESPONSE;
         answer.header.status = (uint16_t)sl_status_from_errno(error);

@@ -92,14 +92,22 @@ static bool storage_is_same(const struct server *server, const struct sl_capsule
 /* So that SL_SERVERS_MAX of them can be added up. */
 #define CAPACITY_BYTES_MAX (UINT64_MAX / (2 * SL_SERVERS_MAX))
 
-static bool storage_is_valid(const struct sl_capsule_storage *storage)
+_Static_assert(SL_SERVER_REACTORS_MAX == 64, "as storage_fault() says");
+
+/* What is wrong with it, or NULL. */
+static const char *storage_fault(const struct sl_capsule_storage *storage)
 {
-    return storage->header.length_bytes >= sizeof(*storage) &&
-           storage->block_bytes == SL_BLOCK_BYTES && storage->reactor_count >= 1 &&
-           storage->reactor_count <= SL_SERVER_REACTORS_MAX &&
-           sl_is_power_of_two(storage->shard_bytes) &&
-           storage->shard_bytes >= SL_TRANSFER_BYTES_MAX && storage->capacity_bytes > 0 &&
-           storage->capacity_bytes <= CAPACITY_BYTES_MAX;
+    if (storage->header.length_bytes < sizeof(*storage))
+        return "it is too short";
+    if (storage->block_bytes != SL_BLOCK_BYTES)
+        return "blocks are of 4096 bytes here";
+    if (storage->reactor_count < 1 || storage->reactor_count > SL_SERVER_REACTORS_MAX)
+        return "reactors must be 1 to 64";
+    if (!sl_is_power_of_two(storage->shard_bytes) || storage->shard_bytes < SL_TRANSFER_BYTES_MAX)
+        return "shards must be a power of two from 1 MiB";
+    if (storage->capacity_bytes == 0 || storage->capacity_bytes > CAPACITY_BYTES_MAX)
+        return "its capacity is none, or absurd";
+    return NULL;
 }
 
 static int lay_out(struct sl_gateway *gateway)
@@ -167,10 +175,13 @@ static int route_admit(struct route *route, const struct sl_capsule_storage *sto
 {
     struct server *server = route->server;
     struct sl_gateway *gateway = server->gateway;
-    if (!storage_is_valid(storage)) {
-        sl_log_error("gateway", "storage server %s: unusable geometry (capacity %llu, reactors %u)",
-                     server->address, (unsigned long long)storage->capacity_bytes,
-                     storage->reactor_count);
+    const char *fault = storage_fault(storage);
+    if (fault != NULL) {
+        sl_log_error("gateway",
+                     "storage server %s: its description of its storage is unusable: %s (capacity "
+                     "%llu, reactors %u, blocks of %u bytes, shards of %u bytes)",
+                     server->address, fault, (unsigned long long)storage->capacity_bytes,
+                     storage->reactor_count, storage->block_bytes, storage->shard_bytes);
         return -SL_E_PROTOCOL;
     }
     if (server->known && !storage_is_same(server, storage) &&

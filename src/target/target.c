@@ -145,8 +145,8 @@ static int bad_block(struct sl_target *target, uint64_t offset_bytes)
     target->statistics.checksum_error_count++;
     sl_log_error(
         "target",
-        "storage '%s': the block at byte %llu fails its checksum twice: it is damaged, and "
-        "this storage has no other copy; write it anew",
+        "storage '%s': the block at byte %llu fails its checksum twice: it is damaged, or its "
+        "client changed its buffer during the write; this storage has no other copy: write it anew",
         target->storage->config.spec, (unsigned long long)offset_bytes);
     return -SL_E_CHECKSUM;
 }
