@@ -513,68 +513,6 @@ static void test_drain(void **state)
 
 /* ---- malformed ---- */
 
-enum bad {
-    BAD_CRC,
-    BAD_GAP,
-    BAD_REPLAY,
-    BAD_TYPE,
-    BAD_REQUEST_TYPE,
-    BAD_REPLY,
-    BAD_CREDITS,
-    BAD_LENGTH,
-    BAD_SHORT,
-    BAD_VERSION,
-    BAD_RESERVED,
-    BAD_PAYLOAD_LENGTH,
-    BAD_BEYOND_CREDITS,
-    BAD_HELLO_AGAIN,
-    BAD_COUNT,
-};
-
-static void send_bad(struct raw *raw, enum bad bad)
-{
-    union sl_capsule capsule = {
-        .header = {.type = SL_CAPSULE_HEARTBEAT, .length_bytes = SL_CAPSULE_BYTES_MIN}};
-    struct sl_capsule_header *header = &capsule.header;
-    uint32_t capsule_bytes = SL_CAPSULE_BYTES_MIN;
-    header->version = 1;
-    header->sequence = raw->sequence;
-    if (bad == BAD_GAP)
-        header->sequence++;
-    if (bad == BAD_REPLAY)
-        header->sequence--;
-    if (bad == BAD_TYPE)
-        header->type = 200;
-    if (bad == BAD_REQUEST_TYPE)
-        header->type = 63;
-    if (bad == BAD_HELLO_AGAIN)
-        header->type = SL_CAPSULE_HELLO;
-    if (bad == BAD_REPLY)
-        header->type = SL_CAPSULE_REPLY;
-    if (bad == BAD_CREDITS)
-        header->credits = 1000;
-    if (bad == BAD_LENGTH)
-        header->length_bytes = 64;
-    if (bad == BAD_VERSION)
-        header->version = 77;
-    if (bad == BAD_RESERVED)
-        header->reserved = 1;
-    if (bad == BAD_PAYLOAD_LENGTH)
-        header->payload_bytes = 100;
-    if (bad == BAD_SHORT)
-        capsule_bytes = 20;
-    if (bad == BAD_BEYOND_CREDITS) {
-        header->type = SL_CAPSULE_IO;
-        for (unsigned i = 0; i < 16; i++)
-            raw_send(raw, &capsule, 0);
-        header->sequence = raw->sequence;
-    }
-    raw_seal(&capsule);
-    if (bad == BAD_CRC)
-        header->crc ^= 1;
-    raw_send_as_is(raw, &capsule, capsule_bytes, 0);
-}
-
 /* Each ends its own connection, and no other. */
 static void test_malformed(void **state)
 {
@@ -586,16 +524,16 @@ static void test_malformed(void **state)
     servers_open(&server, &world, 1);
     assert_int_equal(client_connect(&good, &world, &server, 0), 0);
     world_run_count(&world, &server.opened_count, 1);
-    for (unsigned bad = 0; bad < BAD_COUNT; bad++) {
+    for (unsigned bad = 0; bad < RAW_BAD_COUNT; bad++) {
         unsigned before = server.closed_count;
         server.mode = SERVER_HOLD;
         raw_open(&raw, &world, &server);
         raw_handshake(&raw);
-        send_bad(&raw, (enum bad)bad);
+        raw_send_bad(&raw, (enum raw_bad)bad, 16);
         world_run_flag(&world, &raw.is_closed);
         world_run_count(&world, &server.closed_count, before + 1);
         /* Seen at once, not by the silence after it. */
-        int expected = bad == BAD_CRC ? -SL_E_CHECKSUM : -SL_E_PROTOCOL;
+        int expected = bad == RAW_BAD_CRC ? -SL_E_CHECKSUM : -SL_E_PROTOCOL;
         assert_int_equal(server.reason, expected);
         server_forget_held(&server);
         raw_close(&raw);

@@ -46,6 +46,7 @@ struct world_config {
     uint64_t handshake_timeout_ns;
     size_t memory_bytes; /* 0 = 64 MiB */
     bool wrong_key;      /* node 0 has another one */
+    unsigned raw_access; /* of peers to a raw peer's memory: enum sl_link_access */
     struct sl_sim_config sim;
 };
 
@@ -146,9 +147,28 @@ void caller_start(struct caller *caller, struct client *client, uint64_t id,
 void pattern_fill(uint8_t *data, size_t length_bytes, uint64_t seed);
 bool pattern_is(const uint8_t *data, size_t length_bytes, uint64_t seed);
 
-/* ---- a raw client: fabric_raw.c ---- */
+/* ---- a raw peer: fabric_raw.c ---- */
 
-#define RAW_OPS 64
+/* 384: three times the requests that a target takes at a time, sent in one turn. */
+#define RAW_OPS 384
+
+enum raw_bad {
+    RAW_BAD_CRC,
+    RAW_BAD_GAP,
+    RAW_BAD_REPLAY,
+    RAW_BAD_TYPE,
+    RAW_BAD_REQUEST_TYPE,
+    RAW_BAD_REPLY,
+    RAW_BAD_CREDITS,
+    RAW_BAD_LENGTH,
+    RAW_BAD_SHORT,
+    RAW_BAD_VERSION,
+    RAW_BAD_RESERVED,
+    RAW_BAD_PAYLOAD_LENGTH,
+    RAW_BAD_BEYOND_CREDITS,
+    RAW_BAD_HELLO_AGAIN,
+    RAW_BAD_COUNT,
+};
 
 struct raw {
     struct node *node; /* has no fabric of its own in use; its domain is raw's */
@@ -157,6 +177,7 @@ struct raw {
     bool is_connected, is_closed, is_open;
     int reason;
     struct sl_link_op receives[RAW_OPS], sends[RAW_OPS];
+    bool is_sending[RAW_OPS];
     struct sl_buf *receive_buf, *send_buf, *payload;
     unsigned send_count, received_count;
     unsigned wrong_proof_count; /* CHALLENGEs of another key */
@@ -167,9 +188,19 @@ struct raw {
     unsigned type_count[256];          /* of what came */
     uint8_t key[SL_CLUSTER_KEY_BYTES];
     uint16_t version_min, version_max; /* for HELLO */
+    uint32_t credits_offered;          /* in HELLO or CHALLENGE */
+    bool listens;                      /* it was made by raw_accept() */
+    /* Sees `last` first; true: it was dealt with. */
+    bool (*on_capsule)(struct raw *raw);
+    void *context;
+    struct sl_link_op transfer;
+    bool transfer_ended;
 };
 
 void raw_open(struct raw *raw, struct world *world, const struct server *server);
+/* The listening side, of a request that the link brought; answers HELLO and PROOF as it should. */
+void raw_accept(struct raw *raw, struct world *world, struct sl_link_incoming *incoming,
+                bool (*on_capsule)(struct raw *raw));
 /* Sends HELLO. */
 void raw_hello(struct raw *raw);
 /* The whole handshake; asserts that it opens. */
@@ -181,6 +212,12 @@ void raw_send(struct raw *raw, union sl_capsule *capsule, uint32_t payload_bytes
 void raw_send_as_is(struct raw *raw, const union sl_capsule *capsule, uint32_t capsule_bytes,
                     uint32_t payload_bytes);
 void raw_seal(union sl_capsule *capsule);
+/* One message that breaks a rule; `credits`: what the peer takes at a time. */
+void raw_send_bad(struct raw *raw, enum raw_bad bad, unsigned credits);
+/* READ into raw's payload, or WRITE from it (at most SL_IN_CAPSULE_BYTES_MAX bytes):
+ * transfer.status when transfer_ended. One at a time. */
+void raw_transfer(struct raw *raw, enum sl_link_opcode opcode,
+                  const struct sl_remote_piece *remote);
 void raw_close(struct raw *raw);
 /* Closes the link only; raw_close() later. */
 void raw_disconnect(struct raw *raw);

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -109,9 +110,83 @@ class Server:
                          "descriptors": self.descriptors() - arenas, "shared maps": self.client_maps() - arenas},
                         memory["RssAnon"], memory["RssShmem"] - arena_bytes)
 
+    def rest(self):
+        """What it holds, once it holds the same twice."""
+        deadline = time.monotonic() + 20 * SLOW
+        last = self.holdings()
+        while True:
+            time.sleep(0.4)
+            now = self.holdings()
+            if now.counts == last.counts:
+                return now
+            expect(time.monotonic() < deadline, f"{self.name} does not come to rest: {last.counts}, {now.counts}")
+            last = now
+
+    def wait_for_rest(self, counts, limit=60 * SLOW):
+        """Waits until it holds what it held before."""
+        deadline = time.monotonic() + limit
+        while (now := self.holdings()).counts != counts:
+            different = {key: f"{counts[key]} before, {value} now" for key, value in now.counts.items()
+                         if value != counts[key]}
+            expect(time.monotonic() < deadline, f"{self.name} does not give back: {different}")
+            time.sleep(0.25)
+        return now
+
     def client_maps(self):
         with open(f"/proc/{self.pid}/maps") as file:
             return sum("memfd:sluice" in line for line in file)
+
+
+class Journal:
+    """journal_client.c: a load that knows beyond anybody's death which of its writes were acknowledged."""
+
+    def __init__(self, world, program, seed, mode="load", offset=0, length=24 * MIB, volume=""):
+        self.world = world
+        self.path = f"{world.directory}/journal"
+        self.loads = mode == "load"
+        if os.path.exists(self.path):
+            with open(self.path, "r+b") as file:
+                file.seek(16)
+                file.write(bytes(8)) # what a former run said about its check
+        self.process = subprocess.Popen(
+            [str(part) for part in (program, "sluice", volume, self.path, offset, length, seed, 16, mode)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=world.environment)
+
+    def head(self):
+        """Operations, writes, 1 = the check of what was there is over, blocks checked."""
+        try:
+            with open(self.path, "rb") as file:
+                return struct.unpack("<4Q", file.read(32))
+        except (OSError, struct.error):
+            return (0, 0, 0, 0)
+
+    def wait(self, what, condition, limit):
+        began = time.monotonic()
+        while not condition():
+            if self.process.poll() is not None:
+                raise Failure(f"journal client ended with {self.process.returncode}:\n{self.process.communicate()}")
+            expect(time.monotonic() - began < limit, f"{what}: not within {limit} s")
+            time.sleep(0.005)
+        return time.monotonic() - began
+
+    def loading(self):
+        """Waits until it has checked what it had written before, and is at work."""
+        self.wait("the journal client checks what it wrote", lambda: self.head()[2] == 1, 60 * SLOW)
+        self.progress(20)
+        return self
+
+    def progress(self, count, limit=60 * SLOW):
+        """Seconds until it has done so many operations more."""
+        before = self.head()[0]
+        return self.wait("the journal client's I/O goes on", lambda: self.head()[0] >= before + count, limit)
+
+    def finish(self, status=0):
+        """Ends it; answers what it said."""
+        if status == 0 and self.loads:
+            self.process.terminate()
+        output = self.world.finish(self.process, status)
+        expect(status != 0 or "data is valid" in output, output)
+        return output
 
 
 class World:
@@ -195,16 +270,16 @@ class World:
         return json.loads(output) if parse else output + errors
 
 
-def main(tests, programs):
-    """Runs the tests whose names contain the word behind the programs, or all; one line each."""
+def main(tests, programs, count=3):
+    """Runs the tests whose names contain the word behind the `count` programs, or all; one line each."""
     failed = 0
-    word = programs[3] if len(programs) > 3 else ""
+    word = programs[count] if len(programs) > count else ""
     for test in tests:
         if word not in test.__name__:
             continue
         began = time.monotonic()
         try:
-            test(programs[:3])
+            test(programs[:count])
             print(f"ok      {test.__name__}  {time.monotonic() - began:.1f} s", flush=True)
         except Failure as failure:
             failed += 1

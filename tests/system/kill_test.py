@@ -13,13 +13,11 @@ Without --rounds each program is killed once in each scene. The seed makes victi
 import argparse
 import os
 import random
-import shutil
-import struct
 import subprocess
 import sys
 import time
 
-from harness import MIB, SLOW, Failure, World, expect
+from harness import MIB, SLOW, Failure, Journal, World, expect
 
 DISK = 160 * MIB
 JOURNAL_OFFSET, JOURNAL_LENGTH = 128 * MIB, 24 * MIB
@@ -47,30 +45,9 @@ class Slowest:
         return ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in self.seconds.items())
 
 
-class Journal:
-    def __init__(self, scene, mode="load"):
-        self.path = f"{scene.world.directory}/journal"
-        self.process = subprocess.Popen(
-            [scene.journal_program, "sluice", "", self.path, str(JOURNAL_OFFSET), str(JOURNAL_LENGTH), str(scene.seed),
-             "16", mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=scene.world.environment)
-
-    def head(self):
-        """Operations, writes, 1 = the check is over, blocks checked."""
-        try:
-            with open(self.path, "rb") as file:
-                return struct.unpack("<4Q", file.read(32))
-        except (OSError, struct.error):
-            return (0, 0, 0, 0)
-
-    def alive(self):
-        if self.process.poll() is not None:
-            output, errors = self.process.communicate()
-            raise Failure(f"journal client ended with {self.process.returncode}:\n{output}{errors}")
-
-
 class Scene:
     def __init__(self, world, journal_program, kind, rng, hang, slowest):
-        self.world, self.journal_program, self.rng, self.hang, self.slowest = world, journal_program, rng, hang, slowest
+        self.world, self.program, self.rng, self.hang, self.slowest = world, journal_program, rng, hang, slowest
         self.fabric, self.combined, self.reactors = kind
         self.seed = rng.randrange(1 << 32)
         self.path = world.file("disk", DISK)
@@ -103,27 +80,13 @@ class Scene:
         return {"server": self.target} if self.combined else {"target": self.target, "gateway": self.gateway}
 
     def take_base(self):
-        """What each server holds at rest: twice the same."""
-        for role, server in self.servers().items():
-            last = None
-            deadline = time.monotonic() + 20 * SLOW
-            while last != (last := server.holdings().counts):
-                expect(time.monotonic() < deadline, f"{role} does not come to rest: {last}")
-                time.sleep(0.4)
-            self.base[role] = last
+        self.base = {role: server.rest().counts for role, server in self.servers().items()}
 
-    def at_rest(self, roles=None):
+    def at_rest(self):
         """Waits until the servers hold what they held before."""
         began = time.monotonic()
         for role, server in self.servers().items():
-            if roles is not None and role not in roles:
-                continue
-            while (now := server.holdings()).counts != self.base[role]:
-                different = {key: f"{self.base[role][key]} before, {value} now" for key, value in now.counts.items()
-                             if value != self.base[role][key]}
-                expect(time.monotonic() - began < self.hang, f"{role} does not give back: {different}")
-                time.sleep(0.25)
-            self.check_memory(role, server, now)
+            self.check_memory(role, server, server.wait_for_rest(self.base[role], self.hang))
         self.slowest.note("release", time.monotonic() - began)
 
     def check_memory(self, role, server, now):
@@ -153,43 +116,22 @@ class Scene:
         output = self.world.finish(process, 0, timeout=90)
         expect("data is valid" in output, output)
 
-    def wait(self, what, journal, condition, limit=None):
-        limit = self.hang if limit is None else limit
-        began = time.monotonic()
-        while not condition():
-            if journal is not None:
-                journal.alive()
-            expect(time.monotonic() - began < limit, f"{what}: not within {limit} s")
-            time.sleep(0.005)
-        return time.monotonic() - began
+    def journal(self, mode):
+        return Journal(self.world, self.program, self.seed, mode, JOURNAL_OFFSET, JOURNAL_LENGTH)
 
     def start_journal(self):
-        journal = Journal(self)
-        self.wait("the journal client checks what it wrote", journal, lambda: journal.head()[2] == 1, 60 * SLOW)
-        self.progress(journal, 20, 60 * SLOW)
-        return journal
-
-    def progress(self, journal, count=1, limit=None):
-        before = journal.head()[0]
-        return self.wait("the journal client's I/O goes on", journal, lambda: journal.head()[0] >= before + count, limit)
-
-    def finish_journal(self, journal, status=0):
-        if status == 0:
-            journal.process.terminate()
-        output = self.world.finish(journal.process, status, timeout=60)
-        expect(status != 0 or "data is valid" in output, output)
-        return output
+        return self.journal("load").loading()
 
     def load(self, verify=False):
         journal = self.start_journal()
         initiator = self.start_initiator(False)
         self.finish_initiator(initiator)
-        self.finish_journal(journal)
+        journal.finish()
         if verify:
             self.verify()
 
     def verify(self):
-        self.world.finish(Journal(self, "verify").process, 0, timeout=60)
+        self.journal("verify").finish()
 
     # ---- a round ----
 
@@ -206,9 +148,9 @@ class Scene:
         time.sleep(self.rng.choice([0, 0, 0.1, 0.5]))
         self.start_target(self.listen)
         # One that was under way when it died may have ended before: two.
-        self.slowest.note("resume", self.progress(journal, 17))
+        self.slowest.note("resume", journal.progress(17, self.hang))
         self.finish_initiator(initiator)
-        self.finish_journal(journal)
+        journal.finish()
 
     def kill_gateway(self, journal, initiator):
         self.kill_front("gateway", journal, initiator)
@@ -235,7 +177,7 @@ class Scene:
         except subprocess.TimeoutExpired:
             raise Failure(f"{self.hang} s after its gateway was killed a client is still there") from None
         self.slowest.note("clients end", time.monotonic() - began)
-        output = self.finish_journal(journal, 1)
+        output = journal.finish(1)
         expect("ECONNRESET" in output, output)
         if over:
             self.finish_initiator(initiator)
@@ -247,8 +189,8 @@ class Scene:
     def kill_initiator(self, journal, initiator):
         initiator.kill()
         initiator.communicate()
-        self.slowest.note("resume", self.progress(journal, 17))
-        self.finish_journal(journal)
+        self.slowest.note("resume", journal.progress(17, self.hang))
+        journal.finish()
 
     def kill_journal(self, journal, initiator):
         journal.process.kill()
