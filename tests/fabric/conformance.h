@@ -183,6 +183,10 @@ struct conformance_target {
 };
 void conformance_target_open(struct conformance_target *target, struct conformance_node *node,
                              uint32_t length_bytes);
+/* Fills in part of it, on its reactor: that will be read there, and TSan sees no order in what goes
+ * through a socket. */
+void conformance_target_fill(struct conformance_target *target, uint32_t offset_bytes,
+                             uint32_t length_bytes, uint64_t seed);
 void conformance_target_close(struct conformance_target *target);
 
 void conformance_pattern_fill(uint8_t *data, size_t length_bytes, uint64_t seed);

@@ -293,7 +293,7 @@ static void test_read_scatter(void **state)
     conformance_target_open(&target, &world.nodes[1], READ_COUNT * READ_BYTES);
     assert_int_equal(target.error, 0);
     for (unsigned i = 0; i < READ_COUNT; i++) {
-        conformance_pattern_fill(target.buf->data + i * READ_BYTES, READ_BYTES, i + 7);
+        conformance_target_fill(&target, i * READ_BYTES, READ_BYTES, i + 7);
         struct conformance_op *read = conformance_op_new(&a, SL_LINK_READ, 0, 8192);
         uint32_t first = 1 + i * 7 % (READ_BYTES - 1);
         read->op.span_count = 2;
@@ -330,8 +330,10 @@ static void big_transfers(struct conformance_world *world, enum sl_link_opcode o
     for (unsigned i = 0; i < BIG_COUNT; i++) {
         conformance_target_open(&targets[i], &world->nodes[1], SL_TRANSFER_BYTES_MAX);
         ops[i] = conformance_op_new(&a, opcode, 0, SL_TRANSFER_BYTES_MAX);
-        uint8_t *from = opcode == SL_LINK_READ ? targets[i].buf->data : ops[i]->buf->data;
-        conformance_pattern_fill(from, SL_TRANSFER_BYTES_MAX, i + 90);
+        if (opcode == SL_LINK_READ)
+            conformance_target_fill(&targets[i], 0, SL_TRANSFER_BYTES_MAX, i + 90);
+        else
+            conformance_pattern_fill(ops[i]->buf->data, SL_TRANSFER_BYTES_MAX, i + 90);
         ops[i]->op.remote = targets[i].piece;
         ops[i]->op.span_count = 16;
         for (unsigned k = 0; k < 16; k++)

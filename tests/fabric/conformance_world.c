@@ -575,6 +575,25 @@ void conformance_target_open(struct conformance_target *target, struct conforman
     conformance_call(node, target_open_on, target);
 }
 
+struct target_fill {
+    uint8_t *data;
+    uint32_t length_bytes;
+    uint64_t seed;
+};
+
+static void target_fill_on(void *argument)
+{
+    const struct target_fill *fill = argument;
+    conformance_pattern_fill(fill->data, fill->length_bytes, fill->seed);
+}
+
+void conformance_target_fill(struct conformance_target *target, uint32_t offset_bytes,
+                             uint32_t length_bytes, uint64_t seed)
+{
+    struct target_fill fill = {target->buf->data + offset_bytes, length_bytes, seed};
+    conformance_call(target->node, target_fill_on, &fill);
+}
+
 static void target_close_on(void *argument)
 {
     struct conformance_target *target = argument;

@@ -251,7 +251,7 @@ static void fail_third(unsigned base, const char *spec, const char *second, int 
     struct conformance_op *reads[5];
     pair_open(base, spec, second);
     conformance_target_open(&target, &pair.world.nodes[1], 4096);
-    conformance_pattern_fill(target.buf->data, 4096, 9);
+    conformance_target_fill(&target, 0, 4096, 9);
     for (unsigned i = 0; i < 5; i++) {
         reads[i] = conformance_op_new(&pair.a, SL_LINK_READ, 0, 4096);
         reads[i]->op.remote = target.piece;
