@@ -336,8 +336,10 @@ static int64_t node_report_co(void *argument)
         bool foreign = sl_container_of(node, struct sl_region, node)->foreign;
         *(foreign ? &foreign_count : &arena_count) += 1;
     }
-    sl_log_info(
-        "server",
+    /* Asked for: under --quiet too, and however many, no flood to be thinned. */
+    struct sl_log_site site = {0};
+    sl_log_line(
+        &site, SL_LOG_INFO, "server",
         "reactor %u holds %llu bytes in %llu buffers, %llu of them for capsules; %u arenas of "
         "%llu bytes; %u maps of clients' memory, %llu connections, %llu coroutines, %llu of "
         "them waiting for memory",
