@@ -6,14 +6,16 @@ TSAN_SUITES ?= core io fabric comch system
 # Seconds a fuzzer.
 FUZZ_SECONDS ?= 20
 export TSAN_SUITES FUZZ_SECONDS
-# Of make soak: which parts (default: all), how many rounds of each (default: the part's own), the seed.
+# Of make soak: which parts (default: all), how many rounds of each (default: the part's own), the seed. SEED and TIME, in
+# seconds, also of make sim.
 PART ?=
 ROUNDS ?=
 SEED ?=
-export PART ROUNDS SEED
+TIME ?= 60
+export PART ROUNDS SEED TIME
 
 .NOTPARALLEL:
-.PHONY: all build demo test bench lint fuzz soak format clean help deps-build deps-test deps-bench \
+.PHONY: all build demo test sim bench lint fuzz soak format clean help deps-build deps-test deps-bench \
 	deps-lint deps-fuzz
 
 all: build
@@ -27,6 +29,9 @@ demo: deps-test build ## two targets, a gateway, two initiators: real data there
 
 test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line that sums them up
 	@scripts/test
+
+sim: deps-test build ## breaks Raft clusters from SEED on for TIME seconds; a failure is drawn
+	@scripts/sim
 
 bench: deps-bench build ## measures beside fio and plain sockets
 	@scripts/bench
