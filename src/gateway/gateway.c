@@ -62,6 +62,8 @@ static int check_request(const struct sl_request *request)
     const struct sl_volume *volume = request->volume;
     if (request->opcode == SL_IO_FLUSH)
         return 0;
+    if (request->opcode < SL_IO_READ || request->opcode > SL_IO_WRITE_ZEROES)
+        return -EOPNOTSUPP;
     if (request->length_bytes == 0 || request->length_bytes % SL_BLOCK_BYTES != 0 ||
         request->offset_bytes % SL_BLOCK_BYTES != 0)
         return -EINVAL;
@@ -71,8 +73,7 @@ static int check_request(const struct sl_request *request)
     if (request->opcode != SL_IO_READ && volume->read_only)
         return -EROFS;
     if (!has_payload(request->opcode))
-        return request->opcode == SL_IO_DISCARD || request->opcode == SL_IO_WRITE_ZEROES ? 0
-                                                                                         : -EINVAL;
+        return 0;
     if (request->length_bytes > SL_REQUEST_BYTES_MAX)
         return -EINVAL;
     return check_pieces(request);

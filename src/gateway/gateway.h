@@ -120,7 +120,7 @@ size_t sl_gateway_memory_bytes(const struct sl_gateway_memory *memory);
 
 /* Runs one request to its end, on this reactor. 0 or negative errno: -EINVAL (misaligned, zero
  * length, pieces do not add up or lie outside of their memory), -ERANGE, -EROFS, -ENOSPC, -EIO,
- * -SL_E_CHECKSUM, -SL_E_UNREACHABLE, -ETIMEDOUT, -ECANCELED. */
+ * -SL_E_CHECKSUM, -SL_E_UNREACHABLE, -ETIMEDOUT, -ECANCELED, -EOPNOTSUPP (no such operation). */
 int sl_gateway_execute_co(struct sl_gateway *gateway, const struct sl_request *request);
 
 /* A client of the group is at work: while any is, a server that returns with other storage is

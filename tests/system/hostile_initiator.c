@@ -261,6 +261,105 @@ static void replays(void)
     printf("INIT sent twice: status %d\n", SL_STATUS_STATE);
 }
 
+/* ---- submissions ---- */
+
+struct bad_io {
+    const char *name;
+    uint8_t opcode, flags;
+    uint8_t other_volume;  /* added to the handle */
+    uint16_t other_memory; /* added to the id */
+    uint64_t offset_bytes, memory_offset;
+    uint32_t length_bytes;
+    enum sl_status expected;
+};
+
+static const struct bad_io bad_ios[] = {
+    {"a sound write", SL_IO_WRITE, 0, 0, 0, 0, 0, 4096, SL_STATUS_OK},
+    {"a read beyond the end", SL_IO_READ, 0, 0, 0, 1024 * SL_GIB, 0, 4096, SL_STATUS_OUT_OF_RANGE},
+    {"an offset that wraps", SL_IO_READ, 0, 0, 0, UINT64_MAX - 4095, 0, 8192,
+     SL_STATUS_OUT_OF_RANGE},
+    {"a discard beyond the end", SL_IO_DISCARD, 0, 0, 0, 1024 * SL_GIB, 0, 4096,
+     SL_STATUS_OUT_OF_RANGE},
+    {"length 0", SL_IO_READ, 0, 0, 0, 0, 0, 0, SL_STATUS_INVALID},
+    {"a misaligned offset", SL_IO_WRITE, 0, 0, 0, 512, 0, 4096, SL_STATUS_INVALID},
+    {"a misaligned length", SL_IO_READ, 0, 0, 0, 0, 0, 5000, SL_STATUS_INVALID},
+    {"4 GiB at once", SL_IO_READ, 0, 0, 0, 0, 0, UINT32_MAX - 4095, SL_STATUS_OUT_OF_RANGE},
+    {"memory that was never shared", SL_IO_READ, 0, 0, 1, 0, 0, 4096, SL_STATUS_KEY},
+    {"memory of a former generation", SL_IO_READ, 0, 0, 128, 0, 0, 4096, SL_STATUS_KEY},
+    {"a buffer beyond its memory", SL_IO_WRITE, 0, 0, 0, 0, MEMORY_BYTES, 4096, SL_STATUS_INVALID},
+    {"a buffer that wraps", SL_IO_READ, 0, 0, 0, 0, UINT64_MAX - 4095, 8192, SL_STATUS_INVALID},
+    {"another volume", SL_IO_READ, 0, 1, 0, 0, 0, 4096, SL_STATUS_INVALID},
+    {"flags", SL_IO_READ, 0x80, 0, 0, 0, 0, 4096, SL_STATUS_INVALID},
+    {"opcode 0", 0, 0, 0, 0, 0, 0, 4096, SL_STATUS_UNSUPPORTED},
+    {"opcode 255", 255, 0, 0, 0, 0, 0, 4096, SL_STATUS_UNSUPPORTED},
+};
+
+static struct sl_io_message completion_await(struct sl_comch_client_queue *queue)
+{
+    struct sl_io_message completion;
+    int count;
+    while ((count = sl_comch_client_queue_poll(queue, &completion, 1)) == 0)
+        CHECK(sl_comch_client_queue_wait(queue, TIMEOUT_NS) == 0);
+    CHECK(count == 1);
+    return completion;
+}
+
+/* All published at once, so all are taken in one turn of the gateway. */
+static void beyond_depth(struct sl_comch_client_queue *queue, const struct sl_io_message *sound)
+{
+    static struct sl_io_message messages[2 * DEPTH];
+    unsigned busy_count = 0;
+    for (unsigned i = 0; i < 2 * DEPTH; i++) {
+        messages[i] = *sound;
+        messages[i].request_id = i;
+        messages[i].offset_bytes = i * SL_BLOCK_BYTES;
+    }
+    CHECK(sl_comch_client_queue_submit(queue, messages, 2 * DEPTH) == 2 * DEPTH);
+    for (unsigned i = 0; i < 2 * DEPTH; i++) {
+        uint16_t status = completion_await(queue).status;
+        CHECK(status == SL_STATUS_OK || status == SL_STATUS_BUSY);
+        busy_count += status == SL_STATUS_BUSY;
+    }
+    printf("twice the depth at once: %u times status %d\n", busy_count, SL_STATUS_BUSY);
+    CHECK(busy_count == DEPTH);
+}
+
+static void submissions(void)
+{
+    struct sl_comch_storage storage;
+    struct sl_comch_memory memory;
+    struct sl_comch_client_queue *queue;
+    struct sl_comch_client *client = client_open(&storage);
+    CHECK(sl_comch_memory_create(MEMORY_BYTES, false, &memory) == 0);
+    CHECK(sl_comch_client_register(client, &memory, true) == 0);
+    CHECK(sl_comch_client_queue_create(client, DEPTH, &queue) == 0);
+    struct sl_io_message sound = {
+        .opcode = SL_IO_WRITE, .volume = storage.volume, .length_bytes = 4096};
+    sound.memory_id = memory.id;
+    CHECK(sl_comch_client_queue_submit(queue, &sound, 1) == 1);
+    CHECK(completion_await(queue).status == SL_STATUS_STATE);
+    CHECK(sl_comch_client_start(client) == 0);
+    for (unsigned i = 0; i < SL_COUNT_OF(bad_ios); i++) {
+        const struct bad_io *bad = &bad_ios[i];
+        struct sl_io_message message = {.opcode = bad->opcode,
+                                        .flags = bad->flags,
+                                        .request_id = i,
+                                        .volume = storage.volume + bad->other_volume,
+                                        .length_bytes = bad->length_bytes,
+                                        .offset_bytes = bad->offset_bytes,
+                                        .memory_offset = bad->memory_offset,
+                                        .memory_id = memory.id + bad->other_memory};
+        CHECK(sl_comch_client_queue_submit(queue, &message, 1) == 1);
+        struct sl_io_message completion = completion_await(queue);
+        printf("%s: status %u\n", bad->name, completion.status);
+        CHECK(completion.request_id == i && completion.status == bad->expected);
+    }
+    beyond_depth(queue, &sound);
+    sl_comch_client_queue_destroy(queue);
+    sl_comch_client_close(client);
+    sl_comch_memory_destroy(&memory);
+}
+
 /* ---- sessions at random ---- */
 
 struct session {
@@ -444,6 +543,7 @@ int main(int argc, char **argv)
     queues();
     records();
     replays();
+    submissions();
     for (unsigned i = 0; i < SESSIONS; i++)
         session_at_random(i, strtoull(argv[3], NULL, 0),
                           argc == 5 ? (unsigned)strtoul(argv[4], NULL, 0) : 2000);
