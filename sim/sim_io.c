@@ -47,6 +47,12 @@ static int doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *arg
     return -EOPNOTSUPP;
 }
 
+static int watch_create(struct sl_io *io, int descriptor, void (*ready)(void *argument),
+                        void *argument, struct sl_watch **watch)
+{
+    return -EOPNOTSUPP;
+}
+
 static int register_memory(struct sl_io *io, struct sl_memory *memory)
 {
     return 0;
@@ -78,6 +84,7 @@ const struct sl_io_ops sim_io_ops = {
     .descriptor_wait_co = descriptor_wait_co,
     .descriptor_cancel = descriptor_cancel,
     .doorbell_create = doorbell_create,
+    .watch_create = watch_create,
     .register_memory = register_memory,
     .destroy = io_destroy,
 };

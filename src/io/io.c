@@ -173,6 +173,23 @@ void sl_doorbell_destroy(struct sl_doorbell *doorbell)
         doorbell->io->ops->doorbell_destroy(doorbell);
 }
 
+int sl_watch_create(struct sl_io *io, int descriptor, void (*ready)(void *argument), void *argument,
+                    struct sl_watch **watch)
+{
+    return io->ops->watch_create(io, descriptor, ready, argument, watch);
+}
+
+void sl_watch_arm(struct sl_watch *watch)
+{
+    watch->io->ops->watch_arm(watch);
+}
+
+void sl_watch_destroy(struct sl_watch *watch)
+{
+    if (watch != NULL)
+        watch->io->ops->watch_destroy(watch);
+}
+
 const struct sl_reactor_engine *sl_io_engine(struct sl_io *io)
 {
     return &io->engine;

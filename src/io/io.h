@@ -27,6 +27,7 @@ struct sl_disk;
 struct sl_stream;
 struct sl_listener;
 struct sl_doorbell;
+struct sl_watch;
 
 /* ---- disks ---- */
 
@@ -147,6 +148,17 @@ void sl_descriptor_cancel(struct sl_io *io, int descriptor);
 int sl_doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *argument), void *argument,
                        struct sl_doorbell **doorbell);
 void sl_doorbell_destroy(struct sl_doorbell *doorbell);
+
+/* A descriptor of a library that polls itself and needs only to be woken (completion queues of a
+ * fabric): `ready` is called on the reactor, once for each arming, when it can be read; it ends a
+ * sleep. The descriptor is borrowed and must stay open until destroy. Not armed at first. -ENOMEM,
+ * -EOPNOTSUPP (simulator). */
+int sl_watch_create(struct sl_io *io, int descriptor, void (*ready)(void *argument), void *argument,
+                    struct sl_watch **watch);
+/* From a poller's arm(), a timer, a mail or a coroutine. Harmless while it is armed. */
+void sl_watch_arm(struct sl_watch *watch);
+/* No ready() after it returns. Takes NULL. */
+void sl_watch_destroy(struct sl_watch *watch);
 
 /* ---- the engine ---- */
 

@@ -32,6 +32,10 @@ struct sl_io_ops {
     int (*doorbell_create)(struct sl_io *io, int eventfd, void (*ring)(void *argument),
                            void *argument, struct sl_doorbell **doorbell);
     void (*doorbell_destroy)(struct sl_doorbell *doorbell);
+    int (*watch_create)(struct sl_io *io, int descriptor, void (*ready)(void *argument),
+                        void *argument, struct sl_watch **watch);
+    void (*watch_arm)(struct sl_watch *watch);
+    void (*watch_destroy)(struct sl_watch *watch);
 
     int (*register_memory)(struct sl_io *io, struct sl_memory *memory);
     void (*destroy)(struct sl_io *io);
@@ -54,6 +58,9 @@ struct sl_stream {
     struct sl_io *io;
 };
 struct sl_doorbell {
+    struct sl_io *io;
+};
+struct sl_watch {
     struct sl_io *io;
 };
 

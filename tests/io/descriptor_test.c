@@ -83,6 +83,58 @@ static void test_wait(void **state)
     world_destroy(&world);
 }
 
+/* ---- watches ---- */
+
+static void watch_ready(void *argument)
+{
+    ++*(unsigned *)argument;
+}
+
+/* Rings once for each arming while the descriptor can be read; never after it was destroyed. */
+static void watch_main_co(struct world *world)
+{
+    int handle = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    uint64_t one = 1;
+    unsigned count = 0;
+    struct sl_watch *watch;
+    assert_int_equal(sl_watch_create(world->io, handle, watch_ready, &count, &watch), 0);
+    assert_int_equal(write(handle, &one, sizeof(one)), sizeof(one));
+    sl_sleep_co(3 * SL_NS_PER_MS);
+    assert_int_equal(count, 0); /* not armed */
+    for (unsigned i = 1; i <= 3; i++) {
+        sl_watch_arm(watch);
+        sl_watch_arm(watch);
+        sl_sleep_co(3 * SL_NS_PER_MS);
+        assert_int_equal(count, i);
+    }
+    assert_int_equal(read(handle, &one, sizeof(one)), sizeof(one));
+    sl_watch_arm(watch);
+    sl_sleep_co(3 * SL_NS_PER_MS);
+    assert_int_equal(count, 3);
+    assert_int_equal(write(handle, &one, sizeof(one)), sizeof(one));
+    sl_sleep_co(3 * SL_NS_PER_MS);
+    assert_int_equal(count, 4);
+    /* Destroyed while armed, and ready. */
+    sl_watch_arm(watch);
+    sl_watch_destroy(watch);
+    sl_sleep_co(3 * SL_NS_PER_MS);
+    assert_int_equal(count, 4);
+    /* The io goes with one armed. */
+    assert_int_equal(read(handle, &one, sizeof(one)), sizeof(one));
+    assert_int_equal(sl_watch_create(world->io, handle, watch_ready, &count, &watch), 0);
+    sl_watch_arm(watch);
+    sl_sleep_co(1 * SL_NS_PER_MS);
+    close(handle);
+}
+
+static void test_watch(void **state)
+{
+    struct world world;
+    world_create(&world, 0);
+    world_run(&world, watch_main_co, NULL);
+    world_destroy(&world);
+}
+
 /* ---- doorbells ---- */
 
 struct bell {
@@ -321,13 +373,10 @@ int main(void)
     if (world_is_missing())
         return TEST_SKIP;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wait),
-        cmocka_unit_test(test_doorbell),
-        cmocka_unit_test(test_doorbell_stolen),
-        cmocka_unit_test(test_doorbell_wrong),
-        cmocka_unit_test(test_destroy_armed),
-        cmocka_unit_test(test_notify),
-        cmocka_unit_test(test_other_thread),
+        cmocka_unit_test(test_wait),           cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_doorbell),       cmocka_unit_test(test_doorbell_stolen),
+        cmocka_unit_test(test_doorbell_wrong), cmocka_unit_test(test_destroy_armed),
+        cmocka_unit_test(test_notify),         cmocka_unit_test(test_other_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,6 +61,7 @@ struct sl_uring {
     bool dry_receives_hit; /* the last look found something */
     struct sl_list descriptor_waits;
     struct sl_list doorbells; /* also those that wait for their last completion */
+    struct sl_list watches;   /* likewise */
 };
 
 /* An op that one coroutine awaits. */
@@ -68,11 +69,6 @@ struct uring_wait_op {
     struct uring_op op;
     struct sl_wait wait;
     uint32_t flags;
-};
-
-struct uring_address {
-    struct sockaddr_storage storage;
-    socklen_t length;
 };
 
 static inline struct sl_uring *uring_of(struct sl_io *io)
@@ -127,14 +123,6 @@ int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_opt
 void uring_disk_close(struct sl_disk *disk);
 void uring_disk_submit(struct sl_disk_op *op);
 
-/* ---- address.c ---- */
-
-/* Up to `limit` addresses. Blocks in the resolver if the host is a name. How many (> 0), -EINVAL
- * (malformed), -EHOSTUNREACH (no such host), -EAGAIN (resolver), -ENOMEM. */
-int uring_address_resolve(const char *text, struct uring_address *addresses, unsigned limit);
-/* Writes at most SL_ADDRESS_BYTES_MAX. */
-void uring_address_format(const struct uring_address *address, char *text);
-
 /* ---- stream.c, listener.c ---- */
 
 /* Takes the socket, also on error. */
@@ -172,5 +160,15 @@ int uring_doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *argu
 void uring_doorbell_destroy(struct sl_doorbell *doorbell);
 /* Frees what destroyed doorbells still wait for; after the ring is gone. */
 void uring_doorbells_fini(struct sl_uring *uring);
+
+/* ---- watch.c ---- */
+
+/* Likewise. */
+int uring_watch_create(struct sl_io *io, int descriptor, void (*ready)(void *argument),
+                       void *argument, struct sl_watch **watch);
+void uring_watch_arm(struct sl_watch *watch);
+void uring_watch_destroy(struct sl_watch *watch);
+/* As uring_doorbells_fini(). */
+void uring_watches_fini(struct sl_uring *uring);
 
 #endif

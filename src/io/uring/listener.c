@@ -6,6 +6,7 @@
  * so that of two programs that start at once one gets -EADDRINUSE. At close the file is removed if
  * it is still ours. Owner: the listener's reactor.
  */
+#include "io/address.h"
 #include "io/uring/internal.h"
 
 #include <errno.h>
@@ -31,7 +32,7 @@ struct uring_listener {
 
 /* True if no process holds the socket file's socket any more. Asked with a datagram socket: a live
  * stream socket answers EPROTOTYPE and sees no connection (unix_find_other). */
-static bool unix_is_stale(const struct uring_address *address)
+static bool unix_is_stale(const struct sl_address *address)
 {
     const struct sockaddr_un *name = (const struct sockaddr_un *)&address->storage;
     struct stat status;
@@ -46,7 +47,7 @@ static bool unix_is_stale(const struct uring_address *address)
     return refused;
 }
 
-static int unix_bind_listen(int handle, const struct uring_address *address)
+static int unix_bind_listen(int handle, const struct sl_address *address)
 {
     const struct sockaddr_un *name = (const struct sockaddr_un *)&address->storage;
     char directory[sizeof(name->sun_path) + 1];
@@ -68,7 +69,7 @@ static int unix_bind_listen(int handle, const struct uring_address *address)
     return error;
 }
 
-static int tcp_bind_listen(int handle, const struct uring_address *address)
+static int tcp_bind_listen(int handle, const struct sl_address *address)
 {
     int one = 1;
     (void)setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -79,7 +80,7 @@ static int tcp_bind_listen(int handle, const struct uring_address *address)
 }
 
 /* So that close removes our socket file and no other. */
-static void unix_remember(struct uring_listener *listener, const struct uring_address *address)
+static void unix_remember(struct uring_listener *listener, const struct sl_address *address)
 {
     const struct sockaddr_un *name = (const struct sockaddr_un *)&address->storage;
     struct stat status;
@@ -93,8 +94,8 @@ static void unix_remember(struct uring_listener *listener, const struct uring_ad
 int uring_listener_open(struct sl_io *io, const char *address, char *bound,
                         struct sl_listener **listener)
 {
-    struct uring_address local;
-    int count = uring_address_resolve(address, &local, 1);
+    struct sl_address local;
+    int count = sl_address_resolve(address, &local, 1);
     if (count < 0)
         return count;
     struct uring_listener *uring_listener = calloc(1, sizeof(*uring_listener));
@@ -117,7 +118,7 @@ int uring_listener_open(struct sl_io *io, const char *address, char *bound,
     if (bound != NULL) {
         local.length = sizeof(local.storage);
         (void)getsockname(handle, (struct sockaddr *)&local.storage, &local.length);
-        uring_address_format(&local, bound);
+        sl_address_format(&local, bound);
     }
     uring_listener->listener.io = io;
     uring_listener->descriptor = handle;
@@ -130,7 +131,7 @@ int uring_listener_accept_co(struct sl_listener *listener, char *peer, struct sl
     struct uring_listener *uring_listener =
         sl_container_of(listener, struct uring_listener, listener);
     struct sl_uring *uring = uring_of(listener->io);
-    struct uring_address remote;
+    struct sl_address remote;
     int handle = -ECONNABORTED;
     uring_listener->accept_count++;
     /* A connection that went before we came is not the caller's concern. */
@@ -155,7 +156,7 @@ int uring_listener_accept_co(struct sl_listener *listener, char *peer, struct sl
     if (handle < 0)
         return handle;
     if (peer != NULL)
-        uring_address_format(&remote, peer);
+        sl_address_format(&remote, peer);
     return uring_stream_create(uring, handle, stream);
 }
 

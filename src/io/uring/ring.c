@@ -256,6 +256,7 @@ static void uring_destroy(struct sl_io *io)
     }
     io_uring_queue_exit(&uring->ring);
     uring_doorbells_fini(uring);
+    uring_watches_fini(uring);
     close(uring->notify_fd);
     free(uring);
 }
@@ -279,6 +280,9 @@ static const struct sl_io_ops uring_ops = {
     .descriptor_cancel = uring_descriptor_cancel,
     .doorbell_create = uring_doorbell_create,
     .doorbell_destroy = uring_doorbell_destroy,
+    .watch_create = uring_watch_create,
+    .watch_arm = uring_watch_arm,
+    .watch_destroy = uring_watch_destroy,
     .register_memory = uring_register_memory,
     .destroy = uring_destroy,
 };
@@ -374,6 +378,7 @@ int sl_uring_create(const struct sl_uring_config *config, struct sl_io **io)
     sl_list_init(&uring->dry_receives);
     sl_list_init(&uring->descriptor_waits);
     sl_list_init(&uring->doorbells);
+    sl_list_init(&uring->watches);
     notify_arm(uring);
     *io = &uring->io;
     return 0;

@@ -22,6 +22,7 @@
  *
  * Owner: the stream's reactor.
  */
+#include "io/address.h"
 #include "io/uring/internal.h"
 
 #include <errno.h>
@@ -108,7 +109,7 @@ int uring_stream_create(struct sl_uring *uring, int handle, struct sl_stream **s
     return 0;
 }
 
-static int connect_address_co(struct sl_uring *uring, const struct uring_address *address,
+static int connect_address_co(struct sl_uring *uring, const struct sl_address *address,
                               uint64_t deadline_ns)
 {
     int handle = socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -131,8 +132,8 @@ int uring_stream_connect_co(struct sl_io *io, const char *address, uint64_t dead
                             struct sl_stream **stream)
 {
     struct sl_uring *uring = uring_of(io);
-    struct uring_address addresses[CONNECT_ADDRESSES_MAX];
-    int count = uring_address_resolve(address, addresses, CONNECT_ADDRESSES_MAX);
+    struct sl_address addresses[CONNECT_ADDRESSES_MAX];
+    int count = sl_address_resolve(address, addresses, CONNECT_ADDRESSES_MAX);
     if (count < 0)
         return count;
     int handle = -EINVAL;

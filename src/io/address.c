@@ -2,7 +2,7 @@
  * Addresses as text: "192.0.2.1:7600", "[2001:db8::1]:7600", "host:7600", "unix:/path". Text comes
  * from outside: nothing asserts. Numeric hosts never block; a name blocks in the system's resolver.
  */
-#include "io/uring/internal.h"
+#include "io/address.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -12,9 +12,11 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "io/io.h"
+
 static const char unix_prefix[] = "unix:";
 
-static int resolve_unix(const char *path, struct uring_address *address)
+static int resolve_unix(const char *path, struct sl_address *address)
 {
     struct sockaddr_un *name = (struct sockaddr_un *)&address->storage;
     size_t length = strlen(path);
@@ -66,7 +68,7 @@ static int resolver_error(int code)
     }
 }
 
-int uring_address_resolve(const char *text, struct uring_address *addresses, unsigned limit)
+int sl_address_resolve(const char *text, struct sl_address *addresses, unsigned limit)
 {
     if (strncmp(text, unix_prefix, sizeof(unix_prefix) - 1) == 0)
         return resolve_unix(text + sizeof(unix_prefix) - 1, addresses);
@@ -98,7 +100,7 @@ int uring_address_resolve(const char *text, struct uring_address *addresses, uns
     return count > 0 ? count : -EHOSTUNREACH;
 }
 
-void uring_address_format(const struct uring_address *address, char *text)
+void sl_address_format(const struct sl_address *address, char *text)
 {
     const struct sockaddr *name = (const struct sockaddr *)&address->storage;
     if (name->sa_family == AF_UNIX) {
