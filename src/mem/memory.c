@@ -136,7 +136,11 @@ static int grow(struct sl_memory *memory)
         return -ENOMEM;
     int error = sl_region_create(memory->regions, bytes, memory->config.hugepages,
                                  memory->config.numa_node, &arena->region);
-    if (error == 0) {
+    /* Memory that a device cannot take would fail the first operation that names it. */
+    if (error == 0 && arena->region->attach_error < 0) {
+        error = arena->region->attach_error;
+        sl_region_remove(arena->region);
+    } else if (error == 0) {
         error = sl_buddy_arena_add(&memory->buddy, &arena->buddy,
                                    (uint32_t)(bytes / SL_BLOCK_BYTES), arena);
         if (error < 0)

@@ -170,8 +170,11 @@ static void attach(struct sl_region_client *client, struct sl_region *region)
 {
     region->client_data[client->index] = NULL;
     /* A client that cannot logs why; the region is usable without it. */
-    if (client->attach(client, region) < 0)
+    int error = client->attach(client, region);
+    if (error < 0)
         region->client_data[client->index] = NULL;
+    if (error < 0 && region->attach_error == 0)
+        region->attach_error = error;
 }
 
 int sl_region_set_add_client(struct sl_region_set *set, struct sl_region_client *client)

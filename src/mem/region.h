@@ -34,13 +34,15 @@ struct sl_region {
     bool writable;
     bool hugepages;
     size_t page_bytes;    /* 4 KiB; with hugepages, of one such page */
+    int attach_error;     /* the first of its clients' that could not take it; 0 = all did */
     bool removed;         /* revoked; lives until the last reference */
     _Atomic bool damaged; /* a SIGBUS was caught in it */
     void *client_data[SL_REGION_CLIENTS_MAX];
 };
 
 /* Called on the set's reactor. attach: 0 or negative errno (then the region is usable, but not
- * through this client: client_data becomes NULL; it logs why). detach: revokes; may not block; is
+ * through this client: client_data becomes NULL; it logs why, and region->attach_error keeps it;
+ * an arena is given up then). detach: revokes; may not block; is
  * called for a region whose attach failed too. */
 struct sl_region_client {
     unsigned index; /* given by sl_region_set_add_client() */
