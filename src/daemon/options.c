@@ -105,7 +105,8 @@ unsigned sl_server_options_table(struct sl_server_options *o, bool target, bool 
     n = add(rows, n,
             (struct sl_option){
                 "device", 'd', SL_OPTION_STRING, &o->device, .argument = "DEVICE",
-                .help = "tcp, tcp:INTERFACE, an interface, an IP address, or shm (one host)",
+                .help = "tcp, tcp:INTERFACE, an interface, an IP address, shm (one host), ofi, "
+                        "ofi:DEVICE, or an RDMA device (mlx5_0)",
                 .fallback = "tcp"});
     n = add(rows, n,
             (struct sl_option){"cpu", 0, SL_OPTION_INTEGER, o->cpus, &o->cpu_count,
@@ -230,7 +231,11 @@ static int complete_address(const struct sl_link_ops *link, const char *device, 
                  (int)(strlen(path) - strlen(".comch")), path);
         return 0;
     }
-    const char *host = given != NULL ? given : device[0] != '\0' ? device : "127.0.0.1";
+    char own[SL_ADDRESS_BYTES_MAX];
+    int error = sl_link_device_host(link, device, own, sizeof(own));
+    if (error < 0)
+        return error;
+    const char *host = given != NULL ? given : own;
     bool bare_ipv6 = host[0] != '[' && strchr(host, ':') != strrchr(host, ':');
     const char *format = bare_ipv6        ? "[%s]:" PORT_DEFAULT
                          : has_port(host) ? "%s"

@@ -127,6 +127,7 @@ struct sl_connection *sl_connection_create(struct sl_fabric *fabric,
     connection->state = CONNECTION_CLOSED;
     connection->last_sent_ns = sl_reactor_now_ns(fabric->config.reactor);
     sl_list_init(&connection->starved);
+    sl_list_init(&connection->tx_waiting);
     sl_wait_queue_init(&connection->credit_waiters);
     sl_timer_init(&connection->timer, timer_fired);
     for (unsigned i = 0; i < SL_CREDITS_MAX; i++)

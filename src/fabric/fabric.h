@@ -129,6 +129,17 @@ int sl_connection_write_co(struct sl_connection *connection, const struct sl_spa
                            unsigned span_count, const struct sl_remote_piece *pieces,
                            unsigned piece_count);
 
+/* Atomics on 8 bytes of the peer's memory (aligned to 8, which it lets us read and write): `before`
+ * gets what stood there. 0, -EOPNOTSUPP (the link has none), -EINVAL (piece), -ECONNRESET,
+ * -SL_E_KEY. The fabric itself uses none: docs/rdma.md says why. */
+int sl_connection_fetch_add_co(struct sl_connection *connection,
+                               const struct sl_remote_piece *piece, uint64_t operand,
+                               uint64_t *before);
+/* Writes `operand` if `compare` stands there. */
+int sl_connection_compare_swap_co(struct sl_connection *connection,
+                                  const struct sl_remote_piece *piece, uint64_t compare,
+                                  uint64_t operand, uint64_t *before);
+
 /* As struct sl_link_ops says. describe: for memory that peers of this fabric may reach. */
 int sl_fabric_describe(struct sl_fabric *fabric, struct sl_region *region, const void *data,
                        uint32_t length_bytes, struct sl_remote_piece *piece);

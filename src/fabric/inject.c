@@ -133,9 +133,9 @@ static void wait_its_turn(struct layer_connection *connection, struct sl_link_op
 static void post(struct sl_link_connection *base, struct sl_link_op *op)
 {
     static const enum sl_inject_operation operations[] = {
-        [SL_LINK_SEND] = SL_INJECT_SEND,
-        [SL_LINK_READ] = SL_INJECT_READ,
-        [SL_LINK_WRITE] = SL_INJECT_WRITE,
+        [SL_LINK_SEND] = SL_INJECT_SEND,          [SL_LINK_READ] = SL_INJECT_READ,
+        [SL_LINK_WRITE] = SL_INJECT_WRITE,        [SL_LINK_FETCH_ADD] = SL_INJECT_WRITE,
+        [SL_LINK_COMPARE_SWAP] = SL_INJECT_WRITE,
     };
     struct layer_connection *connection = connection_of(base);
     struct layer_domain *domain = connection->domain;

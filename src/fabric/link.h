@@ -1,5 +1,5 @@
 /*
- * SEAM 2: one verbs-shaped interface; below it the links tcp, shm, ofi (later) and the simulator's.
+ * SEAM 2: one verbs-shaped interface; below it the links tcp, shm, ofi and the simulator's.
  *
  *   verbs                    here
  *   device + protection domain   sl_link_domain   (one a reactor and trust boundary: peers,
@@ -9,7 +9,8 @@
  *
  * Rules that every link keeps and tests/fabric/conformance_test.c proves:
  *  1. SENDs arrive in order, each consuming the oldest posted receive. A SEND with no receive
- * posted is a broken protocol (fabric's credits prevent it): the connection dies.
+ * posted is a broken protocol (fabric's credits prevent it): the connection dies, or the SEND waits
+ * for the receive (a card tries again and again) and heartbeats end it.
  *  2. A WRITE followed by a SEND on one connection: when the SEND is received, the WRITE has
  * landed. A WRITE's own completion says only that its local memory is free again.
  *  3. READ completes when its data has landed locally.
@@ -19,7 +20,8 @@
  * exactly once, and nothing of this connection touches local memory any more. Posting after
  * closed() is a broken invariant.
  *  5. Remote access is checked against key, bounds and rights by the side that owns the memory. A
- * violation kills the connection (as on verbs), with -SL_E_KEY for the initiator of the operation.
+ * violation kills the connection (as on verbs), with -SL_E_KEY for the initiator of the operation
+ * where the transport says why (libfabric's tcp does not: -ECONNRESET).
  *  6. Local memory of an operation is lent until done().
  */
 #ifndef SL_FABRIC_LINK_H
@@ -49,17 +51,31 @@ struct sl_remote_piece {
     uint32_t reserved; /* zero */
 };
 
-enum sl_link_opcode { SL_LINK_SEND, SL_LINK_RECEIVE, SL_LINK_READ, SL_LINK_WRITE };
+/* FETCH_ADD and COMPARE_SWAP work on 8 bytes of the peer's memory, aligned to 8; its access must
+ * allow to read and to write. Only where limits->atomics is set. They are atomic among each other,
+ * not with the peer's CPU (as on verbs). */
+enum sl_link_opcode {
+    SL_LINK_SEND,
+    SL_LINK_RECEIVE,
+    SL_LINK_READ,
+    SL_LINK_WRITE,
+    SL_LINK_FETCH_ADD,
+    SL_LINK_COMPARE_SWAP,
+};
 
-/* Embedded in the caller's object. SEND and RECEIVE: span 0 is the capsule (≤
- * SL_CAPSULE_BYTES_MAX), the others payload, page-aligned. RECEIVE: span 0 of SL_CAPSULE_BYTES_MAX,
- * span 1 (or none) the data buffer. */
+/* Embedded in the caller's object. All memory lies in regions of the domain's sl_memory. SEND and
+ * RECEIVE: span 0 is the capsule (≤ SL_CAPSULE_BYTES_MAX), the others payload, page-aligned.
+ * RECEIVE: span 0 of SL_CAPSULE_BYTES_MAX, span 1 (or none) the data buffer. SEND with payload: the
+ * memory of span 0 goes on to SL_CAPSULE_BYTES_MAX; a link that pads capsules zeroes and sends that
+ * too. Atomics: span 0 of 8 bytes gets what stood there before. */
 struct sl_link_op {
     struct sl_list node; /* the link's */
     enum sl_link_opcode opcode;
     unsigned span_count;
     struct sl_span spans[SL_LINK_SPANS_MAX];
-    struct sl_remote_piece remote; /* READ, WRITE */
+    struct sl_remote_piece remote; /* READ, WRITE, atomics */
+    uint64_t operand;              /* FETCH_ADD: what to add; COMPARE_SWAP: the new value … */
+    uint64_t compare;              /* … if this stands there */
 
     int status;             /* in done(): 0 or negative errno */
     uint32_t capsule_bytes; /* RECEIVE, in done(): bytes in span 0 */
@@ -92,7 +108,10 @@ struct sl_link_limits {
     uint32_t send_spans_max;  /* local pieces of a SEND, capsule included */
     uint32_t local_spans_max; /* of READ and WRITE */
     uint32_t transfer_bytes_max;
-    uint32_t queue_depth; /* operations outstanding on a connection; 0 = no limit */
+    uint32_t queue_depth; /* operations outstanding on a connection, RECEIVEs not counted; 0 = no
+                             limit. More may be posted: they wait in the link. */
+    bool atomics;
+    bool pads_capsules; /* a capsule before payload arrives with SL_CAPSULE_BYTES_MAX */
 };
 
 struct sl_link_domain_config {
@@ -106,7 +125,7 @@ struct sl_link_domain_config {
 };
 
 struct sl_link_ops {
-    const char *name; /* "tcp", "shm", "sim" */
+    const char *name; /* "tcp", "shm", "ofi", "sim" */
     bool maps;        /* remote_map() works: one host */
 
     int (*domain_open)(const struct sl_link_domain_config *config, struct sl_link_domain **domain);
@@ -156,7 +175,13 @@ const struct sl_link_ops *const *sl_links(void);
 /* NULL: no such link. */
 const struct sl_link_ops *sl_link_find(const char *name);
 
-/* "tcp", "tcp:eth0", "eth0", "192.0.2.1", "shm": splits what -d takes into link and device.
+/* The host part of the address at which a target on this device (as domain_config has it) listens
+ * if nothing else is said. -ENODEV. */
+int sl_link_device_host(const struct sl_link_ops *link, const char *device, char *host,
+                        size_t host_bytes);
+
+/* "tcp", "tcp:eth0", "eth0", "192.0.2.1", "shm", "ofi", "ofi:rxe0", "ofi+tcp:eth0", "mlx5_0":
+ * splits what -d takes into link and device.
  * -ENODEV, with a message that lists what there is in `error` (≥ 512 bytes). */
 int sl_link_resolve_device(const char *name, const struct sl_link_ops **link, char *device,
                            size_t device_bytes, char *error, size_t error_bytes);

@@ -7,15 +7,18 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/error.h"
 #include "fabric/link.h"
+#include "fabric/ofi/ofi.h"
 #include "fabric/shm/shm.h"
 #include "fabric/tcp/tcp.h"
 
 static const struct sl_link_ops *const links[] = {
     &sl_tcp_link_ops,
     &sl_shm_link_ops,
+    &sl_ofi_link_ops,
     NULL,
 };
 
@@ -82,19 +85,51 @@ static bool interface_exists(const char *device, char *list, size_t list_bytes)
     return found;
 }
 
+static bool is_rdma_device(const char *name)
+{
+    char path[128];
+    int length = snprintf(path, sizeof(path), "/sys/class/infiniband/%s", name);
+    return name[0] != '\0' && strchr(name, '/') == NULL && length < (int)sizeof(path) &&
+           access(path, F_OK) == 0;
+}
+
+int sl_link_device_host(const struct sl_link_ops *link, const char *device, char *host,
+                        size_t host_bytes)
+{
+    struct sl_ofi_device found;
+    char error[512];
+    if (link != &sl_ofi_link_ops) {
+        snprintf(host, host_bytes, "%s", device[0] != '\0' ? device : "127.0.0.1");
+        return 0;
+    }
+    if (sl_ofi_device_find(device, &found, error, sizeof(error)) < 0)
+        return -ENODEV;
+    snprintf(host, host_bytes, "%s", found.host);
+    return 0;
+}
+
 int sl_link_resolve_device(const char *name, const struct sl_link_ops **link, char *device,
                            size_t device_bytes, char *error, size_t error_bytes)
 {
-    size_t prefix_bytes = strcspn(name, ":");
+    size_t prefix_bytes = strcspn(name, ":+");
     char prefix[16] = "";
     const char *rest = name;
     if (prefix_bytes < sizeof(prefix))
         memcpy(prefix, name, prefix_bytes); /* header: a name */
     *link = sl_link_find(prefix);
-    if (*link != NULL)
-        rest = name[prefix_bytes] == ':' ? name + prefix_bytes + 1 : "";
-    else
+    if (*link == NULL && is_rdma_device(name))
+        *link = &sl_ofi_link_ops;
+    else if (*link == NULL)
         *link = &sl_tcp_link_ops; /* a bare interface or address */
+    else if (name[prefix_bytes] == '+' && *link == &sl_ofi_link_ops)
+        rest = name + prefix_bytes; /* its provider */
+    else
+        rest = name[prefix_bytes] == ':' ? name + prefix_bytes + 1 : "";
+    if (*link == &sl_ofi_link_ops) {
+        struct sl_ofi_device found;
+        snprintf(device, device_bytes, "%s", rest);
+        return sl_ofi_device_find(rest, &found, error, error_bytes);
+    }
     char list[256] = "";
     bool named_bare = *link != NULL && rest[0] == '\0' && rest != name;
     /* What another link than tcp takes after its name is checked when its domain is opened. */
@@ -110,7 +145,8 @@ int sl_link_resolve_device(const char *name, const struct sl_link_ops **link, ch
         append(names, sizeof(names), links[i]->name);
     }
     snprintf(error, error_bytes,
-             "no such device: '%.64s'; there are: links %s (or tcp:INTERFACE, tcp:ADDRESS)%s", name,
-             names, list);
+             "no such device: '%.64s'; there are: links %s (or tcp:INTERFACE, tcp:ADDRESS, "
+             "ofi:DEVICE)%s",
+             name, names, list);
     return -ENODEV;
 }

@@ -30,6 +30,7 @@ void sl_pending_init(struct pending *pending, unsigned count)
     sl_wait_init(&pending->wait);
     pending->count = count;
     pending->error = 0;
+    pending->value = 0;
 }
 
 void sl_pending_done(struct pending *pending, int error)
@@ -43,6 +44,7 @@ void sl_pending_done(struct pending *pending, int error)
 /* ---- transmit ---- */
 
 static void pay_credits(struct sl_connection *connection);
+static void tx_post_waiting(struct sl_connection *connection);
 
 static void tx_done(struct sl_link_op *op)
 {
@@ -50,11 +52,16 @@ static void tx_done(struct sl_link_op *op)
     struct sl_connection *connection = tx->connection;
     struct pending *pending = tx->pending;
     int status = op->status;
+    connection->tx_count--;
+    /* Before the tx, and its memory, is somebody else's. */
+    if (op->opcode >= SL_LINK_FETCH_ADD && pending != NULL)
+        memcpy(&pending->value, tx->capsule->bytes, sizeof(pending->value)); /* header: result */
     if (tx->in_flight != NULL)
         *tx->in_flight = false;
     if (tx->close_after)
         sl_connection_shutdown(connection, tx->close_reason);
     sl_list_prepend(&connection->fabric->free_txs, &tx->node);
+    tx_post_waiting(connection);
     /* What came back while a CREDIT was under way: nothing else may be sent for a second. */
     if (status == 0)
         pay_credits(connection);
@@ -114,11 +121,25 @@ void sl_tx_memory_free(struct sl_fabric *fabric)
     free(fabric->capsule_pages);
 }
 
+/* The link's queue has room for so many; the others wait here, in their order. On a dead connection
+ * the link flushes what is posted, so those that wait follow one another out. */
+static void tx_post_waiting(struct sl_connection *connection)
+{
+    uint32_t depth = connection->fabric->limits->queue_depth;
+    while ((depth == 0 || connection->tx_count < depth) &&
+           !sl_list_is_empty(&connection->tx_waiting)) {
+        struct tx *tx = sl_list_entry(sl_list_pop(&connection->tx_waiting), struct tx, node);
+        connection->tx_count++;
+        link_of(connection)->post(connection->link, &tx->op);
+    }
+}
+
 void sl_tx_post(struct tx *tx)
 {
     tx->op.done = tx_done;
     tx->op.status = 0;
-    link_of(tx->connection)->post(tx->connection->link, &tx->op);
+    sl_list_append(&tx->connection->tx_waiting, &tx->node);
+    tx_post_waiting(tx->connection);
 }
 
 void sl_tx_send(struct tx *tx, const struct sl_span *payload, unsigned payload_count)
@@ -331,7 +352,11 @@ static bool header_is_right(struct sl_connection *connection, const struct sl_li
                             union sl_capsule *capsule)
 {
     struct sl_capsule_header *header = &capsule->header;
-    if (op->capsule_bytes < sizeof(*header) || header->length_bytes != op->capsule_bytes ||
+    /* What was padded is as long as it says itself. */
+    bool is_padded = op->payload_bytes > 0 && connection->fabric->limits->pads_capsules;
+    if (op->capsule_bytes < sizeof(*header) || header->length_bytes < sizeof(*header) ||
+        (header->length_bytes != op->capsule_bytes &&
+         !(is_padded && header->length_bytes < op->capsule_bytes)) ||
         header->payload_bytes != op->payload_bytes || header->reserved != 0 ||
         header->version < SL_FABRIC_VERSION_MIN || header->version > SL_FABRIC_VERSION_MAX) {
         sl_connection_fail(connection, -SL_E_PROTOCOL, "it sent a malformed capsule");
@@ -439,6 +464,8 @@ static void rx_done(struct sl_link_op *op)
     memset(capsule->bytes + op->capsule_bytes, 0, sizeof(*capsule) - op->capsule_bytes);
     if (!header_is_right(connection, op, capsule))
         return;
+    memset(capsule->bytes + capsule->header.length_bytes, 0,
+           sizeof(*capsule) - capsule->header.length_bytes);
     if (connection->state != CONNECTION_OPEN) {
         if (op->payload_bytes > 0 || !sl_handshake_received(connection, capsule))
             sl_connection_fail(connection, -SL_E_PROTOCOL, "its handshake is out of order");

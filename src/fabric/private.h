@@ -82,7 +82,8 @@ struct tx {
 struct pending {
     struct sl_wait wait;
     unsigned count;
-    int error; /* the first */
+    int error;      /* the first */
+    uint64_t value; /* of an atomic: what stood there */
 };
 
 struct call {
@@ -129,6 +130,8 @@ struct sl_connection {
     uint32_t credits_owed; /* that the peer will get with our next capsule */
     uint32_t peer_credits; /* requests that the peer may still send */
     struct sl_wait_queue credit_waiters;
+    uint32_t tx_count;         /* posted to the link … */
+    struct sl_list tx_waiting; /* … and behind them, those for which its queue has no room */
 
     struct call *calls[SL_CREDITS_MAX];
     uint16_t call_generation[SL_CREDITS_MAX];

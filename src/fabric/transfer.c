@@ -148,3 +148,46 @@ int sl_connection_write_reply_co(struct sl_received *received, const struct sl_s
         sl_connection_reply(received, reply);
     return finish_transfer_co(connection, &pending, error);
 }
+
+static int atomic_co(struct sl_connection *connection, enum sl_link_opcode opcode,
+                     const struct sl_remote_piece *piece, uint64_t compare, uint64_t operand,
+                     uint64_t *before)
+{
+    if (!connection->fabric->limits->atomics)
+        return -EOPNOTSUPP;
+    if (piece->length_bytes != sizeof(uint64_t) || piece->address % sizeof(uint64_t) != 0)
+        return -EINVAL;
+    if (connection->state != CONNECTION_OPEN)
+        return -ECONNRESET;
+    struct tx *tx = sl_tx_get(connection);
+    if (tx == NULL)
+        return -ENOMEM;
+    struct pending pending;
+    sl_connection_ref(connection);
+    sl_pending_init(&pending, 2);
+    tx->op.opcode = opcode;
+    tx->op.span_count = 1;
+    tx->op.spans[0] = (struct sl_span){tx->capsule->bytes, sizeof(uint64_t), tx->capsule_region};
+    tx->op.remote = *piece;
+    tx->op.compare = compare;
+    tx->op.operand = operand;
+    tx->pending = &pending;
+    sl_tx_post(tx);
+    int error = finish_transfer_co(connection, &pending, 0);
+    *before = pending.value;
+    return error;
+}
+
+int sl_connection_fetch_add_co(struct sl_connection *connection,
+                               const struct sl_remote_piece *piece, uint64_t operand,
+                               uint64_t *before)
+{
+    return atomic_co(connection, SL_LINK_FETCH_ADD, piece, 0, operand, before);
+}
+
+int sl_connection_compare_swap_co(struct sl_connection *connection,
+                                  const struct sl_remote_piece *piece, uint64_t compare,
+                                  uint64_t operand, uint64_t *before)
+{
+    return atomic_co(connection, SL_LINK_COMPARE_SWAP, piece, compare, operand, before);
+}

@@ -144,6 +144,12 @@ static int doorbell_create(struct sl_io *io, int eventfd, void (*ring)(void *arg
     return sl_doorbell_create(layer_of(io)->lower, eventfd, ring, argument, doorbell);
 }
 
+static int watch_create(struct sl_io *io, int descriptor, void (*ready)(void *argument),
+                        void *argument, struct sl_watch **watch)
+{
+    return sl_watch_create(layer_of(io)->lower, descriptor, ready, argument, watch);
+}
+
 static int register_memory(struct sl_io *io, struct sl_memory *memory)
 {
     return sl_io_register_memory(layer_of(io)->lower, memory);
@@ -154,7 +160,8 @@ static void destroy(struct sl_io *io)
     free(layer_of(io));
 }
 
-/* Listeners, streams and doorbells are the lower io's own: calls on them never come here. */
+/* Listeners, streams, doorbells and watches are the lower io's own: calls on them never come here.
+ */
 static const struct sl_io_ops layer_ops = {
     .disk_open = disk_open,
     .disk_close = disk_close,
@@ -165,6 +172,7 @@ static const struct sl_io_ops layer_ops = {
     .descriptor_wait_co = descriptor_wait_co,
     .descriptor_cancel = descriptor_cancel,
     .doorbell_create = doorbell_create,
+    .watch_create = watch_create,
     .register_memory = register_memory,
     .destroy = destroy,
 };

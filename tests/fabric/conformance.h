@@ -59,6 +59,9 @@ struct conformance_link {
     /* Specs of faults at node 0 and node 1. With any, the layer of fabric/inject.h lies over the
      * link at both. */
     const char *injects[2][CONFORMANCE_INJECTS_MAX];
+    const char *device;  /* for domain_open(); NULL = any */
+    bool sends_wait;     /* a SEND without a receive waits for one (rule 1) */
+    bool silent_refusal; /* the initiator is not told that its key was refused (rule 5) */
 };
 
 struct conformance_world {
@@ -76,7 +79,8 @@ struct conformance_op {
     struct sl_link_op op;
     struct conformance_end *end;
     struct sl_buf *buf; /* payload, page-aligned; or NULL */
-    uint8_t capsule[SL_CAPSULE_BYTES_MAX];
+    struct sl_buf *capsule_buf;
+    uint8_t *capsule; /* SL_CAPSULE_BYTES_MAX of it */
     unsigned posted_count;
     unsigned done_count;
     unsigned done_order;                        /* among all of the connection, from 1 */

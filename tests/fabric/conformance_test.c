@@ -19,6 +19,7 @@
 #include "conformance.h"
 #include "sim/sim.h"
 #include "core/error.h"
+#include "fabric/ofi/ofi.h"
 #include "fabric/shm/shm.h"
 #include "fabric/tcp/tcp.h"
 #include "io/uring/uring.h"
@@ -82,13 +83,39 @@ static void sim_close(struct conformance_world *world)
     }
 
 static const struct conformance_link links[] = {
-    {"tcp", &sl_tcp_link_ops, true, tcp_addresses, uring_create, NULL},
-    {"shm", &sl_shm_link_ops, true, shm_addresses, uring_create, NULL},
-    {"sim", &sl_link_sim, false, sim_addresses, sim_create, sim_idle, sim_close},
+    {"tcp", &sl_tcp_link_ops, true, .addresses = tcp_addresses, .io_create = uring_create},
+    {"shm", &sl_shm_link_ops, true, .addresses = shm_addresses, .io_create = uring_create},
+    {"sim", &sl_link_sim, false, .addresses = sim_addresses, .io_create = sim_create,
+     .idle = sim_idle, .close = sim_close},
+    {"ofi+tcp", &sl_ofi_link_ops, true, .device = "+tcp", .sends_wait = true,
+     .silent_refusal = true, .addresses = tcp_addresses, .io_create = uring_create},
     /* The layer of faults keeps the rules as the link below does; delays are no breach of them. */
-    {"tcp+delay", &sl_tcp_link_ops, true, tcp_addresses, uring_create, NULL, NULL, DELAYS},
-    {"shm+delay", &sl_shm_link_ops, true, shm_addresses, uring_create, NULL, NULL, DELAYS},
-    {"sim+delay", &sl_link_sim, false, sim_addresses, sim_create, sim_idle, sim_close, DELAYS},
+    {"tcp+delay", &sl_tcp_link_ops, true, .addresses = tcp_addresses, .io_create = uring_create,
+     .injects = DELAYS},
+    {"shm+delay", &sl_shm_link_ops, true, .addresses = shm_addresses, .io_create = uring_create,
+     .injects = DELAYS},
+    {"sim+delay", &sl_link_sim, false, .addresses = sim_addresses, .io_create = sim_create,
+     .idle = sim_idle, .close = sim_close, .injects = DELAYS},
+};
+
+/* Where there is an RDMA device ($SLUICE_TEST_VERBS names it, or "any"): the same on verbs. */
+static char verbs_device[SL_OFI_NAME_BYTES];
+static char verbs_host[SL_OFI_NAME_BYTES];
+
+static void verbs_addresses(char *listen, char *nobody)
+{
+    snprintf(listen, SL_ADDRESS_BYTES_MAX, "%s:0", verbs_host);
+    snprintf(nobody, SL_ADDRESS_BYTES_MAX, "%s:1", verbs_host);
+}
+
+static const struct conformance_link verbs_link = {
+    "ofi+verbs",
+    &sl_ofi_link_ops,
+    true,
+    .device = verbs_device,
+    .sends_wait = true,
+    .addresses = verbs_addresses,
+    .io_create = uring_create,
 };
 
 /* What a test gets: one link in one form. */
@@ -103,6 +130,11 @@ static void open_world(void **state, struct conformance_world *world)
 {
     const struct conformance_case *row = *state;
     conformance_world_open(world, row->link, row->form, ALL_ACCESS, ALL_ACCESS);
+}
+
+static const struct sl_link_limits *limits_of(const struct conformance_world *world)
+{
+    return conformance_ops(world)->limits(world->nodes[0].domain);
 }
 
 /* ---- rule 1: order, consumption, two pieces ---- */
@@ -141,7 +173,10 @@ static void test_sends_in_order(void **state)
         assert_int_equal(receives[i]->done_order, i + 1);
         assert_int_equal(sends[i]->op.status, 0);
         assert_int_equal(sends[i]->done_order, i + 1);
-        assert_int_equal(receives[i]->op.capsule_bytes, capsule_bytes);
+        if (payload_bytes > 0 && limits_of(&world)->pads_capsules)
+            assert_int_equal(receives[i]->op.capsule_bytes, SL_CAPSULE_BYTES_MAX);
+        else
+            assert_int_equal(receives[i]->op.capsule_bytes, capsule_bytes);
         assert_int_equal(receives[i]->op.payload_bytes, payload_bytes);
         assert_true(conformance_pattern_is(receives[i]->capsule, capsule_bytes, i));
         const uint8_t *data = receives[i]->buf->data;
@@ -190,7 +225,19 @@ static void test_send_without_receive(void **state)
     open_world(state, &world);
     conformance_pair_open(&world, &a, &b);
     struct conformance_op *send = conformance_op_new(&a, SL_LINK_SEND, 64, 4096);
+    conformance_pattern_fill(send->buf->data, 4096, 8);
     conformance_post_one(send);
+    if (world.link->sends_wait) {
+        /* It has harmed nobody, and arrives when it can. */
+        conformance_run_ms(&world, 20);
+        struct conformance_op *receive = conformance_op_new(&b, SL_LINK_RECEIVE, 0, 4096);
+        conformance_post_one(receive);
+        conformance_await_done(receive);
+        assert_int_equal(receive->op.status, 0);
+        assert_true(conformance_pattern_is(receive->buf->data, 4096, 8));
+        conformance_post_one(conformance_op_new(&a, SL_LINK_SEND, 64, 4096));
+        conformance_disconnect(&b);
+    }
     assert_true(conformance_await_closed(&a) < 0);
     assert_true(conformance_await_closed(&b) < 0);
     assert_int_equal(send->done_count, 1);
@@ -317,27 +364,31 @@ static void test_read_scatter(void **state)
     conformance_world_close(&world);
 }
 
-/* 1 MiB, 8 outstanding, both ways. */
+/* The most that the link takes (1 MiB, where it is not less), 8 outstanding, both ways. */
 #define BIG_COUNT 8
 
 static void big_transfers(struct conformance_world *world, enum sl_link_opcode opcode)
 {
+    uint32_t total = limits_of(world)->transfer_bytes_max;
     struct conformance_end a, b;
     struct conformance_target targets[BIG_COUNT];
     struct conformance_op *ops[BIG_COUNT + 1];
     conformance_pair_open(world, &a, &b);
     struct conformance_op *receive = conformance_op_new(&b, SL_LINK_RECEIVE, 0, 0);
     for (unsigned i = 0; i < BIG_COUNT; i++) {
-        conformance_target_open(&targets[i], &world->nodes[1], SL_TRANSFER_BYTES_MAX);
-        ops[i] = conformance_op_new(&a, opcode, 0, SL_TRANSFER_BYTES_MAX);
+        conformance_target_open(&targets[i], &world->nodes[1], total);
+        ops[i] = conformance_op_new(&a, opcode, 0, total);
         if (opcode == SL_LINK_READ)
-            conformance_target_fill(&targets[i], 0, SL_TRANSFER_BYTES_MAX, i + 90);
+            conformance_target_fill(&targets[i], 0, total, i + 90);
         else
-            conformance_pattern_fill(ops[i]->buf->data, SL_TRANSFER_BYTES_MAX, i + 90);
+            conformance_pattern_fill(ops[i]->buf->data, total, i + 90);
         ops[i]->op.remote = targets[i].piece;
-        ops[i]->op.span_count = 16;
-        for (unsigned k = 0; k < 16; k++)
-            ops[i]->op.spans[k] = sl_buf_span(ops[i]->buf, k * 65536, 65536);
+        unsigned count = sl_min(16u, limits_of(world)->local_spans_max);
+        uint32_t bytes = total / count;
+        assert_int_equal(bytes * count, total);
+        ops[i]->op.span_count = count;
+        for (unsigned k = 0; k < count; k++)
+            ops[i]->op.spans[k] = sl_buf_span(ops[i]->buf, k * bytes, bytes);
     }
     ops[BIG_COUNT] = conformance_op_new(&a, SL_LINK_SEND, 32, 0);
     conformance_post_one(receive);
@@ -347,7 +398,7 @@ static void big_transfers(struct conformance_world *world, enum sl_link_opcode o
         conformance_await_done(ops[i]);
         assert_int_equal(ops[i]->op.status, 0);
         uint8_t *to = opcode == SL_LINK_READ ? ops[i]->buf->data : targets[i].buf->data;
-        assert_true(conformance_pattern_is(to, SL_TRANSFER_BYTES_MAX, i + 90));
+        assert_true(conformance_pattern_is(to, total, i + 90));
     }
     conformance_pair_close(&a, &b);
     for (unsigned i = 0; i < BIG_COUNT; i++)
@@ -367,19 +418,21 @@ static void test_big_transfers(void **state)
 
 #define FLUSH_RECEIVES 40
 #define FLUSH_OPS      60
+#define FLUSH_BYTES    200000u
 
 /* Posts all kinds at `end`, more than can finish. The peer keeps `credits` receives posted. */
 static void post_all_kinds(struct conformance_end *end, const struct conformance_target *target,
                            unsigned credits)
 {
     struct conformance_op *ops[FLUSH_OPS];
+    uint32_t bytes = target->length_bytes;
     for (unsigned i = 0; i < FLUSH_OPS; i++) {
         enum sl_link_opcode opcode = i % 3 == 0 && i / 3 < credits ? SL_LINK_SEND
                                      : i % 2 == 0                  ? SL_LINK_READ
                                                                    : SL_LINK_WRITE;
-        ops[i] = conformance_op_new(end, opcode, 64, opcode == SL_LINK_SEND ? 4096 : 200000);
+        ops[i] = conformance_op_new(end, opcode, 64, opcode == SL_LINK_SEND ? 4096 : bytes);
         ops[i]->op.remote = target->piece;
-        ops[i]->op.remote.length_bytes = 200000;
+        ops[i]->op.remote.length_bytes = bytes;
     }
     conformance_post(ops, FLUSH_OPS);
 }
@@ -418,7 +471,8 @@ static void flush_round(struct conformance_world *world, unsigned side, unsigned
     struct conformance_target targets[2];
     conformance_pair_open(world, &ends[0], &ends[1]);
     for (unsigned i = 0; i < 2; i++)
-        conformance_target_open(&targets[i], &world->nodes[i], 200000);
+        conformance_target_open(&targets[i], &world->nodes[i],
+                                sl_min(FLUSH_BYTES, limits_of(world)->transfer_bytes_max));
     for (unsigned i = 0; i < 2; i++)
         post_receives(&ends[i]);
     for (unsigned i = 0; i < 2; i++)
@@ -591,10 +645,11 @@ static void violate(struct conformance_world *world, enum sl_link_opcode opcode,
     bool readable = violation != REVOKED && violation != NO_RIGHT;
     conformance_post(ops + !readable, 3 - !readable);
     /* The initiator learns why, and only this connection dies. */
-    assert_int_equal(conformance_await_closed(&a), -SL_E_KEY);
+    int reason = world->link->silent_refusal ? -ECONNRESET : -SL_E_KEY;
+    assert_int_equal(conformance_await_closed(&a), reason);
     assert_true(conformance_await_closed(&b) < 0);
     if (opcode == SL_LINK_READ)
-        assert_int_equal(bad->op.status, -SL_E_KEY);
+        assert_int_equal(bad->op.status, reason);
     assert_int_equal(later->op.status, -ECONNRESET);
     conformance_end_free(&a);
     conformance_end_free(&b);
@@ -627,6 +682,54 @@ static void test_missing_rights(void **state)
     conformance_world_close(&world);
     conformance_world_open(&world, row->link, row->form, 0, SL_ACCESS_REMOTE_WRITE);
     violate(&world, SL_LINK_READ, NO_RIGHT);
+    conformance_world_close(&world);
+}
+
+/* ---- atomics, where there are any ---- */
+
+#define ATOMIC_COUNT 200
+
+static void test_atomics(void **state)
+{
+    struct conformance_world world;
+    struct conformance_end a, b;
+    struct conformance_target target;
+    struct conformance_op *ops[ATOMIC_COUNT];
+    open_world(state, &world);
+    if (!limits_of(&world)->atomics) {
+        conformance_world_close(&world);
+        skip();
+    }
+    conformance_pair_open(&world, &a, &b);
+    conformance_target_open(&target, &world.nodes[1], 8);
+    uint64_t *place = (uint64_t *)(void *)target.buf->data;
+    *place = 1000;
+    for (unsigned i = 0; i < ATOMIC_COUNT; i++) {
+        ops[i] = conformance_op_new(&a, SL_LINK_FETCH_ADD, 0, 8);
+        ops[i]->op.remote = target.piece;
+        ops[i]->op.operand = 3;
+    }
+    conformance_post(ops, ATOMIC_COUNT);
+    for (unsigned i = 0; i < ATOMIC_COUNT; i++) {
+        conformance_await_done(ops[i]);
+        assert_int_equal(ops[i]->op.status, 0);
+        assert_int_equal(*(uint64_t *)(void *)ops[i]->buf->data, 1000 + 3 * i);
+    }
+    /* The second finds what the first has written. */
+    for (unsigned i = 0; i < 2; i++) {
+        struct conformance_op *swap = conformance_op_new(&a, SL_LINK_COMPARE_SWAP, 0, 8);
+        swap->op.remote = target.piece;
+        swap->op.compare = 1000 + 3 * ATOMIC_COUNT;
+        swap->op.operand = 7;
+        conformance_post_one(swap);
+        conformance_await_done(swap);
+        assert_int_equal(swap->op.status, 0);
+        assert_int_equal(*(uint64_t *)(void *)swap->buf->data,
+                         i == 0 ? 1000 + 3 * ATOMIC_COUNT : 7);
+    }
+    conformance_pair_close(&a, &b);
+    assert_int_equal(*place, 7);
+    conformance_target_close(&target);
     conformance_world_close(&world);
 }
 
@@ -774,6 +877,7 @@ static const struct {
     {"disconnect_during_traffic", test_disconnect_during_traffic},
     {"key_violations", test_key_violations},
     {"missing_rights", test_missing_rights},
+    {"atomics", test_atomics},
     {"connect_refused", test_connect_refused},
     {"connect_timeout", test_connect_timeout},
     {"accept_of_the_gone", test_accept_of_the_gone},
@@ -783,30 +887,59 @@ static const struct {
     {"random_operations", test_random_operations},
 };
 
-int main(int argc, char **argv)
+static struct conformance_case cases[(SL_COUNT_OF(links) + 1) * 3];
+static struct CMUnitTest list[SL_COUNT_OF(cases) * SL_COUNT_OF(tests)];
+static char names[SL_COUNT_OF(list)][96];
+static size_t case_count, test_count;
+
+static void add_link(const struct conformance_link *link)
 {
     static const char *const forms[] = {"one_reactor", "two_reactors", "two_threads"};
-    static struct CMUnitTest list[SL_COUNT_OF(links) * 3 * SL_COUNT_OF(tests)];
-    static struct conformance_case cases[SL_COUNT_OF(links) * 3];
-    static char names[SL_COUNT_OF(list)][96];
-    size_t count = 0, case_count = 0;
-    for (size_t i = 0; i < SL_COUNT_OF(links); i++) {
-        if (argc > 1 && strcmp(argv[1], links[i].name) != 0)
+    for (unsigned form = ONE_REACTOR; form <= TWO_THREADS; form++) {
+        if (form == TWO_THREADS && !link->threads)
             continue;
-        for (unsigned form = ONE_REACTOR; form <= TWO_THREADS; form++) {
-            if (form == TWO_THREADS && !links[i].threads)
-                continue;
-            struct conformance_case *row = &cases[case_count++];
-            *row = (struct conformance_case){&links[i], form};
-            for (size_t k = 0; k < SL_COUNT_OF(tests); k++) {
-                snprintf(names[count], sizeof(names[count]), "%s/%s/%s", links[i].name, forms[form],
-                         tests[k].name);
-                list[count] = (struct CMUnitTest){names[count], tests[k].function, NULL, NULL, row};
-                count++;
-            }
+        struct conformance_case *row = &cases[case_count++];
+        *row = (struct conformance_case){link, form};
+        for (size_t k = 0; k < SL_COUNT_OF(tests); k++) {
+            char *name = names[test_count];
+            snprintf(name, sizeof(names[0]), "%s/%s/%s", link->name, forms[form], tests[k].name);
+            list[test_count++] = (struct CMUnitTest){name, tests[k].function, NULL, NULL, row};
         }
+    }
+}
+
+/* False: it was asked for, and is not there. */
+static bool add_verbs(void)
+{
+    const char *wanted = getenv("SLUICE_TEST_VERBS");
+    struct sl_ofi_device device;
+    char error[512];
+    if (wanted == NULL)
+        return true;
+    snprintf(verbs_device, sizeof(verbs_device), "+verbs%s%s",
+             strcmp(wanted, "any") == 0 ? "" : ":", strcmp(wanted, "any") == 0 ? "" : wanted);
+    if (sl_ofi_device_find(verbs_device, &device, error, sizeof(error)) < 0) {
+        fprintf(stderr, "SLUICE_TEST_VERBS=%s: %s\n", wanted, error);
+        return false;
+    }
+    snprintf(verbs_host, sizeof(verbs_host), "%s", device.host);
+    add_link(&verbs_link);
+    return true;
+}
+
+/* conformance_test [LINK [TEST]]: one link, and of it the tests whose names fit. */
+int main(int argc, char **argv)
+{
+    for (size_t i = 0; i < SL_COUNT_OF(links); i++)
+        if (argc < 2 || strcmp(argv[1], links[i].name) == 0)
+            add_link(&links[i]);
+    if ((argc < 2 || strcmp(argv[1], verbs_link.name) == 0) && !add_verbs())
+        return 1;
+    if (test_count == 0) {
+        fprintf(stderr, "no such link here: %s\n", argv[1]);
+        return 77;
     }
     if (argc > 2)
         cmocka_set_test_filter(argv[2]);
-    return _cmocka_run_group_tests("conformance", list, count, NULL, NULL);
+    return _cmocka_run_group_tests("conformance", list, test_count, NULL, NULL);
 }

@@ -151,6 +151,7 @@ static void domain_open_on(void *argument)
     struct sl_link_domain_config config = {
         .io = open->node->io,
         .memory = open->node->memory,
+        .device = open->node->world->link->device,
         .arena_access = open->access[0],
         .foreign_access = open->access[1],
         .injection = has_injects(open->node->world->link) ? &open->node->injection : NULL,
@@ -404,6 +405,7 @@ static void end_free_on(void *argument)
     conformance_ops(end->node->world)->connection_free(end->connection);
     for (unsigned i = 0; i < end->op_count; i++) {
         sl_buf_unref(end->ops[i]->buf);
+        sl_buf_unref(end->ops[i]->capsule_buf);
         free(end->ops[i]);
     }
     end->op_count = 0;
@@ -458,10 +460,16 @@ void conformance_op_fill(struct conformance_op *op, struct conformance_end *end,
     op->end = end;
     op->op.opcode = opcode;
     op->op.span_count = 0;
+    if (op->capsule_buf == NULL) {
+        op->capsule_buf =
+            sl_buf_alloc(end->node->memory, SL_CAPSULE_BYTES_MAX, SL_RESERVE_CHECKPOINT);
+        SL_ASSERT(op->capsule_buf != NULL);
+        op->capsule = op->capsule_buf->data;
+    }
     if (opcode == SL_LINK_SEND || opcode == SL_LINK_RECEIVE) {
         if (opcode == SL_LINK_RECEIVE)
             capsule_bytes = SL_CAPSULE_BYTES_MAX;
-        op->op.spans[op->op.span_count++] = (struct sl_span){op->capsule, capsule_bytes, NULL};
+        op->op.spans[op->op.span_count++] = sl_buf_span(op->capsule_buf, 0, capsule_bytes);
     }
     if (payload_bytes == 0)
         return;

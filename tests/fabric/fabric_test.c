@@ -95,7 +95,8 @@ static void test_wrong_proof(void **state)
     assert_int_equal(raw.last.header.status, SL_STATUS_CLUSTER_KEY);
     assert_int_equal(raw.wrong_proof_count, 1); /* neither does the server's fit raw's key */
     world_run_flag(&world, &raw.is_closed);
-    assert_int_equal(server.opened_count, 0);
+    /* The first one's PROOF may have left before it was closed. */
+    assert_true(server.opened_count <= 1);
     raw_close(&raw);
     servers_close(&server);
     world_close(&world);
@@ -830,8 +831,8 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    static char names[3 * SL_COUNT_OF(table)][64];
-    static struct CMUnitTest tests[3 * SL_COUNT_OF(table)];
+    static char names[4 * SL_COUNT_OF(table)][64];
+    static struct CMUnitTest tests[4 * SL_COUNT_OF(table)];
     size_t count = 0;
     for (unsigned i = 0; i < world_link_count; i++) {
         if (argc > 1 && strcmp(argv[1], world_links[i].name) != 0)

@@ -133,7 +133,9 @@ static void transfer_round(const struct world_link *link, const struct world_con
         assert_int_equal(statistics.write_bytes, TRANSFER_BYTES);
         client_close(&client, &server);
     } else {
-        assert_int_equal(transfer.read_error, -SL_E_KEY);
+        /* libfabric's tcp does not say why it closed (link.h, rule 5). */
+        bool is_silent = world.link->device != NULL;
+        assert_int_equal(transfer.read_error, is_silent ? -ECONNRESET : -SL_E_KEY);
         assert_true(transfer.write_error < 0);
         assert_true(exposed.result < 0);
         world_run_count(&world, &client.closed_count, 1);

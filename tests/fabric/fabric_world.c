@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "fabric/cluster_key.h"
+#include "fabric/ofi/ofi.h"
 #include "fabric/shm/shm.h"
 #include "fabric/tcp/tcp.h"
 #include "fabric_world.h"
@@ -20,6 +21,7 @@ const struct world_link world_links[] = {
     {"sim", &sl_link_sim, "server:0"},
     {"tcp", &sl_tcp_link_ops, "127.0.0.1:0"},
     {"shm", &sl_shm_link_ops, NULL},
+    {"ofi+tcp", &sl_ofi_link_ops, "127.0.0.1:0", "+tcp"},
 };
 const unsigned world_link_count = SL_COUNT_OF(world_links);
 
@@ -56,6 +58,7 @@ static void node_open(struct world *world, struct node *node)
         .link = world->link->ops,
         .domain = {.io = node->io,
                    .memory = node->memory,
+                   .device = world->link->device,
                    .arena_access = SL_ACCESS_REMOTE_READ | SL_ACCESS_REMOTE_WRITE},
         .reactor = node->reactor,
         .role = node->index == 0 ? SL_ROLE_GATEWAY : SL_ROLE_TARGET,

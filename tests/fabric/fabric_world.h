@@ -34,6 +34,7 @@ struct world_link {
     const char *name;
     const struct sl_link_ops *ops;
     const char *address; /* to listen at */
+    const char *device;  /* NULL = any */
 };
 extern const struct world_link world_links[];
 extern const unsigned world_link_count;

@@ -36,8 +36,8 @@ static void addresses(char *listen, char *nobody)
     snprintf(nobody, SL_ADDRESS_BYTES_MAX, "127.0.0.1:1");
 }
 
-static const struct conformance_link tcp = {"tcp",     &sl_tcp_link_ops, true,
-                                            addresses, uring_create,     NULL};
+static const struct conformance_link tcp = {"tcp", &sl_tcp_link_ops, true, .addresses = addresses,
+                                            .io_create = uring_create};
 
 static struct conformance_world world;
 static struct conformance_server server;
@@ -442,7 +442,7 @@ static void test_devices(void **state)
         assert_non_null(strstr(error, "lo (127.0.0.1)"));
         assert_non_null(strstr(error, "tcp"));
     }
-    assert_null(sl_link_find("ofi"));
+    assert_null(sl_link_find("rdma"));
 }
 
 int main(void)
