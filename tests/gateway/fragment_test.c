@@ -159,7 +159,7 @@ static void bad_requests_co(struct gateway_world *self)
     assert_int_equal(sl_gateway_execute_co(self->gateway, &bad), -EINVAL);
     bad = good;
     bad.opcode = 77;
-    assert_int_equal(sl_gateway_execute_co(self->gateway, &bad), -EINVAL);
+    assert_int_equal(sl_gateway_execute_co(self->gateway, &bad), -EOPNOTSUPP);
     piece.offset_bytes = CLIENT_BYTES;
     assert_int_equal(sl_gateway_execute_co(self->gateway, &good), -EINVAL);
     piece.offset_bytes = UINT64_MAX - 100;
