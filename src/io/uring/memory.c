@@ -72,17 +72,19 @@ static void complain(struct sl_uring *uring, const struct sl_region *region, int
         region->length_bytes, sl_error_name(error), (unsigned long long)limit.rlim_cur);
 }
 
+/* Always succeeds: a ring takes unregistered memory too, and an arena that a client of the set
+ * cannot take is given up (mem/memory.c). */
 static int buffers_attach(struct sl_region_client *client, struct sl_region *region)
 {
     struct sl_uring *uring = sl_container_of(client, struct sl_uring, region_client);
     if (!region->writable)
-        return -EACCES; /* the kernel pins for writing only; such regions are rare */
+        return 0; /* the kernel pins for writing only; such regions are rare */
     unsigned count = slots_of(region);
     int first = slots_find(uring, count);
     int error = first < 0 ? first : slots_update(uring, (unsigned)first, region, count);
     if (error != 0) {
         complain(uring, region, error);
-        return error;
+        return 0;
     }
     memset(uring->buffer_slots + first, 1, count);
     region->client_data[client->index] = (void *)(uintptr_t)(first + 1);
