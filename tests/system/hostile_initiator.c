@@ -382,8 +382,9 @@ static uint64_t next_random(uint64_t *state)
     return *state;
 }
 
-/* Changes what the gateway reads, under its eyes. */
-static void *spoil(void *argument)
+/* Changes what the gateway reads, under its eyes; and what our other thread writes: ThreadSanitizer
+ * would be right. */
+__attribute__((no_sanitize("thread"))) static void *spoil(void *argument)
 {
     struct session *session = argument;
     uint64_t random = session->random ^ UINT64_C(0x123456789abcdef);
