@@ -144,9 +144,16 @@ struct memory_call {
 static int64_t memory_map_co(void *argument)
 {
     struct memory_call *call = argument;
-    return sl_region_map_foreign(sl_memory_regions(call->gateway->memory), call->memfd, 0,
-                                 call->memory->length_bytes, call->writable,
-                                 &call->memory->regions[call->gateway->index]);
+    struct sl_region **region = &call->memory->regions[call->gateway->index];
+    int error = sl_region_map_foreign(sl_memory_regions(call->gateway->memory), call->memfd, 0,
+                                      call->memory->length_bytes, call->writable, region);
+    if (error < 0 || (*region)->attach_error == 0)
+        return error;
+    /* A card that cannot take it (it has logged why) could not move a byte of it. */
+    error = (*region)->attach_error;
+    sl_region_remove(*region);
+    *region = NULL;
+    return error;
 }
 
 static int64_t memory_unmap_co(void *argument)

@@ -618,9 +618,66 @@ static void broken_invariants_abort(void **state)
     world_destroy(&world);
 }
 
+/* ---- a device that cannot take more ---- */
+
+struct full_device {
+    struct sl_region_client client;
+    unsigned room; /* regions that it still takes */
+    unsigned attached_count, detached_count;
+};
+
+static int full_attach(struct sl_region_client *client, struct sl_region *region)
+{
+    struct full_device *device = sl_container_of(client, struct full_device, client);
+    if (device->room == 0)
+        return -ENOMEM;
+    device->room--;
+    device->attached_count++;
+    region->client_data[client->index] = device;
+    return 0;
+}
+
+static void full_detach(struct sl_region_client *client, struct sl_region *region)
+{
+    struct full_device *device = sl_container_of(client, struct full_device, client);
+    device->detached_count += region->client_data[client->index] != NULL;
+}
+
+/* Memory that a device could not take is not handed out: growth fails, what is there still serves,
+ * and room that comes is used. */
+static void test_device_is_full(void **state)
+{
+    struct sl_memory_config config = {
+        .limit_bytes = 16 * SL_MIB, .arena_bytes = 4 * SL_MIB, .numa_node = -1};
+    struct full_device device = {.client = {.attach = full_attach, .detach = full_detach}};
+    struct sl_memory_statistics statistics;
+    struct sl_memory *memory;
+    assert_int_equal(sl_memory_create(&config, &memory), 0);
+    device.room = 1;
+    assert_int_equal(sl_region_set_add_client(sl_memory_regions(memory), &device.client), 0);
+    struct sl_buf *bufs[3] = {NULL};
+    for (unsigned i = 0; i < 2; i++)
+        bufs[i] = sl_buf_alloc(memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
+    assert_non_null(bufs[0]);
+    assert_non_null(bufs[1]);
+    assert_null(sl_buf_alloc(memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT));
+    sl_memory_statistics(memory, &statistics);
+    assert_int_equal(statistics.arena_bytes, 4 * SL_MIB);
+    device.room = 1;
+    bufs[2] = sl_buf_alloc(memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
+    assert_non_null(bufs[2]);
+    assert_int_equal(device.attached_count, 2);
+    for (unsigned i = 0; i < 3; i++)
+        sl_buf_unref(bufs[i]);
+    sl_region_set_remove_client(sl_memory_regions(memory), &device.client);
+    assert_int_equal(device.detached_count, 2);
+    sl_memory_destroy(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_device_is_full),
         cmocka_unit_test(bad_limits),
         cmocka_unit_test(arenas_grow_to_the_limit),
         cmocka_unit_test(rounding_and_trimming),
