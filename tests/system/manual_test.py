@@ -4,15 +4,17 @@
 Method: PROGRAM --help is asked; every --option in it must have an entry in the page (or in one of the pages that it
 refers to), and every entry of the page must be in --help.
 
-    manual_test.py PROGRAM PAGE [PAGE REFERRED TO ...]
+    manual_test.py PROGRAM [+COMMAND ...] PAGE [PAGE REFERRED TO ...]
+
+A +COMMAND ("+fabric list") is one of the program's: the page has the options of all that are named.
 """
 import re
 import subprocess
 import sys
 
 
-def of_help(program):
-    done = subprocess.run([program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
+def of_help(program, words):
+    done = subprocess.run([program, *words, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
     if done.returncode != 0:
         sys.exit("%s --help ends with %d:\n%s" % (program, done.returncode, done.stdout))
     # Entries begin a line; the explanation of another option may name one too.
@@ -27,8 +29,10 @@ def of_page(page):
 
 
 def main():
-    program, page, others = sys.argv[1], sys.argv[2], sys.argv[3:]
-    asked, written = of_help(program), of_page(page)
+    program = sys.argv[1]
+    commands = [argument[1:].split() for argument in sys.argv[2:] if argument.startswith("+")] or [[]]
+    page, *others = [argument for argument in sys.argv[2:] if not argument.startswith("+")]
+    asked, written = set().union(*[of_help(program, words) for words in commands]), of_page(page)
     allowed = written.union(*[of_page(other) for other in others])
     wrong = ["--%s is in --help but in no page" % name for name in sorted(asked - allowed)]
     wrong += ["--%s is in %s but not in --help" % (name, page) for name in sorted(written - asked)]
