@@ -1,5 +1,5 @@
 /*
- * Goal: what an operation costs on the tcp link alone, beside bench/plain_socket.c.
+ * Goal: what an operation costs on a link alone (tcp), beside bench/plain_socket.c.
  * Method: two threads over loopback, a reactor and a core each. The client keeps DEPTH requests
  * outstanding: send    a SEND of a 96-byte capsule and the payload; the answer is a SEND of 32
  * bytes   (a small write) read    a SEND of 96 bytes; the payload comes by WRITE, and a SEND of 32
@@ -7,7 +7,11 @@
  * with 32 bytes       (a large write) Prints microseconds of CPU an operation by side, operations a
  * second, and mean latency.
  *
- *   fabric_tcp [seconds a row] [longest spin in µs (the programs: 50), or "poll"] [row]
+ *   fabric_tcp [seconds a row] [longest spin in µs (the programs: 50), or "poll"] [row, or -]
+ * [device, as -d]
+ *
+ * The device "ofi+tcp" shows the same over libfabric's tcp. A link that takes less than a row's
+ * bytes in one operation leaves the row out.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -17,8 +21,9 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/reactor.h"
-#include "fabric/tcp/tcp.h"
+#include "fabric/link.h"
 #include "io/uring/uring.h"
 
 #define DEPTH_MAX 64
@@ -47,7 +52,8 @@ struct slot {
     struct sl_link_op send, receive, rdma;
     struct side *side;
     unsigned index;
-    uint8_t out[96], in[SL_CAPSULE_BYTES_MAX];
+    struct sl_buf *capsules; /* registered: SL_CAPSULE_BYTES_MAX to send, as much to receive */
+    uint8_t *out, *in;
     struct sl_buf *buf;
     struct sl_buf *landing; /* of receives */
 };
@@ -70,6 +76,9 @@ struct side {
 
 static struct side client, server;
 static pthread_barrier_t barrier;
+static const struct sl_link_ops *link_ops;
+static char device[SL_ADDRESS_BYTES_MAX];
+static bool row_fits;
 static char address[SL_ADDRESS_BYTES_MAX];
 
 static uint64_t clock_of(clockid_t id)
@@ -89,13 +98,14 @@ static void check(int error, const char *what)
 
 static void post(struct side *side, struct sl_link_op *op)
 {
-    sl_tcp_link_ops.post(side->connection, op);
+    link_ops->post(side->connection, op);
 }
 
 static void post_receive(struct slot *slot)
 {
     slot->receive.span_count = 1;
-    slot->receive.spans[0] = (struct sl_span){slot->in, SL_CAPSULE_BYTES_MAX, NULL};
+    slot->receive.spans[0] =
+        sl_buf_span(slot->capsules, SL_CAPSULE_BYTES_MAX, SL_CAPSULE_BYTES_MAX);
     if (slot->landing != NULL)
         slot->receive.spans[slot->receive.span_count++] =
             sl_buf_span(slot->landing, 0, SL_IN_CAPSULE_BYTES_MAX);
@@ -105,7 +115,7 @@ static void post_receive(struct slot *slot)
 static void post_send(struct slot *slot, uint32_t capsule_bytes, uint32_t payload_bytes)
 {
     slot->send.span_count = 1;
-    slot->send.spans[0] = (struct sl_span){slot->out, capsule_bytes, NULL};
+    slot->send.spans[0] = sl_buf_span(slot->capsules, 0, capsule_bytes);
     if (payload_bytes > 0)
         slot->send.spans[slot->send.span_count++] = sl_buf_span(slot->buf, 0, payload_bytes);
     post(slot->side, &slot->send);
@@ -137,7 +147,7 @@ static void client_received(struct side *side, const uint8_t *capsule)
         return;
     }
     if (side->outstanding == 0)
-        sl_tcp_link_ops.disconnect(side->connection, -ECANCELED);
+        link_ops->disconnect(side->connection, -ECANCELED);
 }
 
 static void server_received(struct side *side, const uint8_t *capsule)
@@ -201,7 +211,7 @@ static void closed(void *owner, struct sl_link_connection *connection, int reaso
         check(reason, "the connection closed");
     side->cpu_ns = clock_of(CLOCK_THREAD_CPUTIME_ID) - side->cpu_ns;
     side->wall_ns = clock_of(CLOCK_MONOTONIC) - side->wall_ns;
-    sl_tcp_link_ops.connection_free(connection);
+    link_ops->connection_free(connection);
     side->over = true;
 }
 
@@ -213,13 +223,17 @@ static void slots_open(struct side *side)
     for (unsigned i = 0; i < row->depth; i++) {
         struct slot *slot = &side->slots[i];
         *slot = (struct slot){.side = side, .index = i};
+        slot->capsules =
+            sl_buf_alloc(side->memory, 2 * SL_CAPSULE_BYTES_MAX, SL_RESERVE_CHECKPOINT);
+        slot->out = slot->capsules->data;
+        slot->in = slot->capsules->data + SL_CAPSULE_BYTES_MAX;
         slot->buf = sl_buf_alloc(side->memory, row->payload_bytes, SL_RESERVE_CHECKPOINT);
         if (side->server && row->kind == KIND_SEND)
             slot->landing =
                 sl_buf_alloc(side->memory, SL_IN_CAPSULE_BYTES_MAX, SL_RESERVE_CHECKPOINT);
         memset(slot->buf->data, 1, row->payload_bytes);
-        check(sl_tcp_link_ops.describe(side->domain, slot->buf->region, slot->buf->data,
-                                       row->payload_bytes, &side->pieces[i]),
+        check(link_ops->describe(side->domain, slot->buf->region, slot->buf->data,
+                                 row->payload_bytes, &side->pieces[i]),
               "describe");
         slot->send = (struct sl_link_op){.opcode = SL_LINK_SEND, .done = send_done};
         slot->receive = (struct sl_link_op){.opcode = SL_LINK_RECEIVE, .done = receive_done};
@@ -232,8 +246,7 @@ static void slots_open(struct side *side)
 static void incoming(void *owner, struct sl_link_incoming *request)
 {
     struct side *side = owner;
-    check(sl_tcp_link_ops.accept(side->domain, request, &handlers, side, &side->connection),
-          "accept");
+    check(link_ops->accept(side->domain, request, &handlers, side, &side->connection), "accept");
     slots_open(side);
     side->cpu_ns = clock_of(CLOCK_THREAD_CPUTIME_ID);
     side->wall_ns = clock_of(CLOCK_MONOTONIC);
@@ -273,9 +286,12 @@ static void side_open(struct side *side)
     check(sl_memory_create(&memory, &side->memory), "memory");
     struct sl_link_domain_config domain = {.io = side->io,
                                            .memory = side->memory,
+                                           .device = device,
                                            .arena_access =
                                                SL_ACCESS_REMOTE_READ | SL_ACCESS_REMOTE_WRITE};
-    check(sl_tcp_link_ops.domain_open(&domain, &side->domain), "domain");
+    check(link_ops->domain_open(&domain, &side->domain), "domain");
+    if (side->server)
+        row_fits = link_ops->limits(side->domain)->transfer_bytes_max >= side->row->payload_bytes;
 }
 
 static void listener_expired(struct sl_timer *timer);
@@ -284,11 +300,13 @@ static struct sl_timer listener_timer;
 
 static void listener_expired(struct sl_timer *timer)
 {
+    if (!row_fits)
+        return;
     if (server.connection == NULL) {
         sl_timer_arm(server.reactor, timer, sl_reactor_now_ns(server.reactor) + SL_NS_PER_MS);
         return;
     }
-    sl_tcp_link_ops.listener_close(listener);
+    link_ops->listener_close(listener);
 }
 
 static void *side_run(void *argument)
@@ -296,17 +314,20 @@ static void *side_run(void *argument)
     struct side *side = argument;
     side_open(side);
     if (side->server) {
-        check(
-            sl_tcp_link_ops.listen(side->domain, "127.0.0.1:0", incoming, side, address, &listener),
-            "listen");
+        check(link_ops->listen(side->domain, "127.0.0.1:0", incoming, side, address, &listener),
+              "listen");
         sl_timer_init(&listener_timer, listener_expired);
         sl_timer_arm(side->reactor, &listener_timer, 0);
     }
     pthread_barrier_wait(&barrier);
-    if (!side->server) {
-        check(sl_tcp_link_ops.connect(side->domain, address, NULL,
-                                      clock_of(CLOCK_MONOTONIC) + SL_NS_PER_S, &handlers, side,
-                                      &side->connection),
+    if (!row_fits) {
+        if (side->server)
+            link_ops->listener_close(listener);
+        side->over = true;
+    } else if (!side->server) {
+        check(link_ops->connect(side->domain, address, NULL,
+                                clock_of(CLOCK_MONOTONIC) + SL_NS_PER_S, &handlers, side,
+                                &side->connection),
               "connect");
         slots_open(side);
     }
@@ -317,8 +338,9 @@ static void *side_run(void *argument)
     for (unsigned i = 0; i < side->row->depth; i++) {
         sl_buf_unref(side->slots[i].buf);
         sl_buf_unref(side->slots[i].landing);
+        sl_buf_unref(side->slots[i].capsules);
     }
-    sl_tcp_link_ops.domain_close(side->domain);
+    link_ops->domain_close(side->domain);
     sl_memory_destroy(side->memory);
     sl_reactor_destroy(side->reactor);
     sl_io_destroy(side->io);
@@ -330,9 +352,16 @@ int main(int argc, char **argv)
     double seconds = argc > 1 ? atof(argv[1]) : 1;
     bool poll = argc > 2 && strcmp(argv[2], "poll") == 0;
     uint64_t spin_ns = argc > 2 && !poll ? strtoull(argv[2], NULL, 10) * SL_NS_PER_US : 0;
+    char error[1024];
+    if (sl_link_resolve_device(argc > 4 ? argv[4] : "tcp", &link_ops, device, sizeof(device), error,
+                               sizeof(error)) < 0) {
+        fprintf(stderr, "fabric_tcp: %s\n", error);
+        return 77;
+    }
+    sl_log_set_level(SL_LOG_WARN);
     printf("tcp link        depth    bytes  client µs  server µs   CPU µs/op      op/s  mean µs\n");
     for (size_t i = 0; i < SL_COUNT_OF(rows); i++) {
-        if (argc > 3 && strtoul(argv[3], NULL, 10) != i)
+        if (argc > 3 && argv[3][0] != '-' && strtoul(argv[3], NULL, 10) != i)
             continue;
         pthread_t threads[2];
         client = server = (struct side){.row = &rows[i], .poll = poll, .spin_ns = spin_ns};
@@ -344,6 +373,8 @@ int main(int argc, char **argv)
         pthread_join(threads[0], NULL);
         pthread_join(threads[1], NULL);
         pthread_barrier_destroy(&barrier);
+        if (!row_fits)
+            continue;
         double count = (double)client.operations;
         double client_us = (double)client.cpu_ns / count / 1000;
         double server_us = (double)server.cpu_ns / count / 1000;
