@@ -138,7 +138,8 @@ static void worker_co(void *argument)
 static int job_co(struct client *client, const struct job *job, struct result *result)
 {
     union sl_capsule reply;
-    *result = (struct result){.job = *job};
+    memset(result, 0, sizeof(*result)); /* too large for a literal on a coroutine's stack */
+    result->job = *job;
     sl_histogram_reset(&result->latency);
     uint64_t from_ns = sl_reactor_clock_ns(client->reactor);
     client->result = result;
