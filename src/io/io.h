@@ -17,8 +17,9 @@
 #include "core/reactor.h"
 #include "mem/memory.h"
 
-/* iovecs of one disk operation: SL_IOBUF_SPANS_MAX, rounded up. */
-#define SL_DISK_SPANS_MAX 20
+/* iovecs of one disk operation: a batch of the store's log is a header and the payload of one write
+ * each, at a queue depth of 32 with room for those in two pieces. */
+#define SL_DISK_SPANS_MAX 64
 /* iovecs of one send or receive: 64 messages of a tcp frame, two pieces each, plus its header. */
 #define SL_STREAM_PIECES_MAX 160
 

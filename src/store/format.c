@@ -22,8 +22,10 @@
 /* Chunk places for each chunk that the slots can fill: thin volumes use more chunks than they fill.
  */
 #define CHUNKS_PER_FULL_CHUNK 2
-#define GROUP_BYTES_MAX       (4 * SL_MIB)
-#define GROUP_BYTES_MIN       (16 * SL_KIB)
+/* For many small groups on a small disk. */
+#define CHUNKS_MORE     14
+#define GROUP_BYTES_MAX (4 * SL_MIB)
+#define GROUP_BYTES_MIN (16 * SL_KIB)
 
 uint32_t sl_shard_slot_count(const struct sl_superblock *superblock, uint16_t shard)
 {
@@ -45,7 +47,8 @@ uint32_t sl_shard_chunk_count(const struct sl_superblock *superblock, uint16_t s
 
 static uint64_t chunks_for(uint64_t slot_count)
 {
-    return (slot_count + SL_CHUNK_REGIONS - 1) / SL_CHUNK_REGIONS * CHUNKS_PER_FULL_CHUNK;
+    return (slot_count + SL_CHUNK_REGIONS - 1) / SL_CHUNK_REGIONS * CHUNKS_PER_FULL_CHUNK +
+           CHUNKS_MORE;
 }
 
 static uint64_t extent_bytes(uint64_t slot_count)

@@ -100,7 +100,8 @@ struct sl_root_header {
     uint32_t group_count;      /* 80 */
     uint16_t shard;            /* 84 */
     uint16_t reserved16;       /* 86 */
-    uint8_t padding[4008];     /* 88 */
+    uint64_t tail_sequence;    /* 88 of the first batch of that segment, written or to be */
+    uint8_t padding[4000];     /* 96 */
 };
 _Static_assert(offsetof(struct sl_root_header, shard) == 84, "disk-format.md: root");
 _Static_assert(sizeof(struct sl_root_header) == SL_BLOCK_BYTES, "disk-format.md: root");

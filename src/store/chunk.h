@@ -1,0 +1,50 @@
+/* Chunks: tables, slots, overlays. Of the store's reactor. */
+#ifndef SL_STORE_CHUNK_H
+#define SL_STORE_CHUNK_H
+
+#include "store/private.h"
+
+/* ---- chunk.c ---- */
+
+/* -ENOMEM; chunks_fini() in any case. */
+int chunks_init(struct sl_store *store);
+void chunks_fini(struct sl_store *store);
+/* NULL: none. */
+struct chunk *chunk_find(struct sl_store *store, uint64_t group, uint32_t number);
+/* Finds or makes. -ENOSPC: no place. */
+int chunk_get(struct sl_store_group *group, uint32_t number, struct chunk **chunk);
+/* Has a root name it at `place`. */
+int chunk_add(struct sl_store_group *group, uint32_t number, uint32_t place, struct chunk **chunk);
+/* Nobody uses it; its slots are free with the next root. */
+void chunk_remove(struct chunk *chunk);
+/* The table is in memory until the matching chunk_unuse(), also on error. */
+int chunk_use_co(struct chunk *chunk);
+void chunk_unuse(struct chunk *chunk);
+/* Nobody uses or applies it. */
+void chunk_quiesce_co(struct chunk *chunk);
+/* Where on disk. */
+uint64_t chunk_meta_offset(const struct sl_store *store, uint32_t place, uint32_t version);
+uint64_t slot_offset(const struct sl_store *store, uint32_t slot);
+/* Sets one aside for each region without. -ENOSPC. */
+int slot_reserve(struct chunk *chunk, unsigned first_region, unsigned last_region);
+/* From the reserve if the region has one. -ENOSPC. */
+int slot_take(struct chunk *chunk, unsigned region, uint32_t *slot);
+/* The region has none any more. */
+void slot_release(struct chunk *chunk, unsigned region);
+void slots_recount(struct sl_store *store);
+bool slots_can_come(const struct sl_store *store);
+
+/* ---- apply.c ---- */
+
+/* -ENOMEM: nothing was added. */
+int overlay_add(struct chunk *chunk, struct entry *entry);
+/* Newest version of the block that is not in its slot; NULL: none. */
+struct entry *overlay_get(const struct chunk *chunk, unsigned block);
+void overlay_drop_all(struct chunk *chunk);
+/* Writes the overlay as it is now into the slots. */
+int apply_chunk_co(struct chunk *chunk);
+/* Starts the coroutines that apply. */
+int appliers_start(struct sl_store *store);
+void appliers_kick(struct sl_store *store);
+
+#endif

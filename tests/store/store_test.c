@@ -1,0 +1,406 @@
+/*
+ * Goal: each part of the store does what store.h says: write and read back, through overlay, chunk
+ * and restart; many groups; votes, truncation, reading entries; a log that wraps many times;
+ * ENOSPC; what a disk must be to be opened. Method: a simulated disk, one script a test.
+ */
+#include "world.h"
+
+#define DISK_BYTES (40 * SL_MIB)
+
+static struct store_world world;
+
+static void start(void)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, DISK_BYTES);
+    world_format(&world, SL_MIB, 8);
+}
+
+static void check_co(struct sl_store_group *group, uint32_t chunk, uint16_t first, uint16_t count,
+                     uint64_t first_id)
+{
+    static uint64_t ids[SL_ENTRY_BLOCKS_MAX];
+    for (unsigned round = 0; round < 4; round++) {
+        assert_int_equal(read_ids_co(&world, group, chunk, first, count, ids), 0);
+        for (unsigned i = 0; i < count; i++)
+            assert_int_equal(ids[i], first_id == 0 ? 0 : first_id + i);
+    }
+}
+
+/* ---- blocks ---- */
+
+static void write_some_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), -EEXIST);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    check_co(group, 0, 0, 10, 0);
+    assert_int_equal(write_ids_co(w, group, 0, 0, 1, 1000), 0);
+    assert_int_equal(write_ids_co(w, group, 0, 60, 10, 2000), 0);
+    assert_int_equal(write_ids_co(w, group, 2, 4080, 16, 3000), 0);
+    check_co(group, 0, 0, 1, 1000);
+    check_co(group, 0, 60, 10, 2000);
+    check_co(group, 0, 1, 59, 0);
+    check_co(group, 2, 4080, 16, 3000);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    check_co(group, 0, 60, 10, 2000);
+    assert_int_equal(sl_store_write_co(group, SL_ENTRY_ZERO, 0, 62, 4, NULL, NULL), 0);
+    assert_int_equal(write_ids_co(w, group, 0, 63, 1, 4000), 0);
+    check_co(group, 0, 60, 2, 2000);
+    check_co(group, 0, 62, 1, 0);
+    check_co(group, 0, 63, 1, 4000);
+    check_co(group, 0, 66, 4, 2006);
+}
+
+static void check_some_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    assert_non_null(group);
+    struct sl_store_group_status status;
+    sl_store_group_status(group, &status);
+    assert_int_equal(sl_store_apply_co(group, status.last_index), 0);
+    check_co(group, 0, 0, 1, 1000);
+    check_co(group, 0, 60, 2, 2000);
+    check_co(group, 0, 62, 1, 0);
+    check_co(group, 0, 63, 1, 4000);
+    check_co(group, 0, 64, 2, 0);
+    check_co(group, 0, 66, 4, 2006);
+    check_co(group, 2, 4080, 16, 3000);
+    check_co(group, 2, 0, 256, 0);
+    world_close_co(w);
+}
+
+static void clean_co(struct store_world *w)
+{
+    write_some_co(w);
+    world_close_co(w);
+}
+
+static void crash_co(struct store_world *w)
+{
+    write_some_co(w);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void test_restart(void **state)
+{
+    start();
+    world_run(&world, clean_co, NULL);
+    for (unsigned i = 0; i < 3; i++)
+        world_run(&world, check_some_co, NULL);
+    world_free(&world);
+}
+
+static void test_crash(void **state)
+{
+    start();
+    world_run(&world, crash_co, NULL);
+    for (unsigned i = 0; i < 3; i++)
+        world_run(&world, check_some_co, NULL);
+    world_free(&world);
+}
+
+/* The log wraps many times; what is overwritten, moved and applied stays readable. */
+static void wrap_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 7, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 7);
+    for (unsigned round = 0; round < 80; round++) {
+        for (unsigned i = 0; i < 4; i++)
+            assert_int_equal(
+                write_ids_co(w, group, i % 2, (uint16_t)(i * 40), 40, 1000 * (round + 1) + 100 * i),
+                0);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        check_co(group, i % 2, (uint16_t)(i * 40), 40, 80000 + 100 * i);
+    struct sl_store_statistics statistics;
+    sl_store_statistics(w->store, &statistics);
+    assert_true(statistics.checkpoint_count > 3);
+    assert_true(statistics.log_bytes > 4 * 8 * SL_MIB);
+    assert_true(statistics.merged_bytes > 0);
+    assert_true(statistics.data_bytes < statistics.append_bytes);
+    world_close_co(w);
+}
+
+static void wrapped_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 7);
+    for (unsigned i = 0; i < 4; i++)
+        check_co(group, i % 2, (uint16_t)(i * 40), 40, 80000 + 100 * i);
+    world_close_co(w);
+}
+
+static void test_wrap(void **state)
+{
+    start();
+    world_run(&world, wrap_co, NULL);
+    world_run(&world, wrapped_co, NULL);
+    world_free(&world);
+}
+
+/* ---- full ---- */
+
+static void full_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    struct sl_store_info info;
+    sl_store_info(w->store, &info);
+    uint32_t regions = (uint32_t)(info.data_bytes / SL_REGION_BYTES);
+    for (uint32_t i = 0; i < regions; i++)
+        assert_int_equal(write_ids_co(w, group, i / 64, (uint16_t)(i % 64 * 64), 1, 5000 + i), 0);
+    assert_int_equal(write_ids_co(w, group, regions / 64, (uint16_t)(regions % 64 * 64), 1, 9),
+                     -ENOSPC);
+    /* What is there can be overwritten, and what is given up comes back. */
+    assert_int_equal(write_ids_co(w, group, 0, 0, 63, 100), 0);
+    assert_int_equal(sl_store_write_co(group, SL_ENTRY_ZERO, 1, 0, 4096, NULL, NULL), 0);
+    for (unsigned i = 0; i < regions - 64; i++)
+        assert_int_equal(write_ids_co(w, group, regions / 64 + 1, (uint16_t)(i * 64), 1, 7000 + i),
+                         0);
+    assert_int_equal(write_ids_co(w, group, 1, 0, 1, 9), -ENOSPC);
+    check_co(group, 0, 0, 63, 100);
+    check_co(group, 1, 0, 256, 0);
+    check_co(group, 0, 64, 1, 5001);
+    check_co(group, regions / 64 + 1, 128, 1, 7002);
+    world_close_co(w);
+}
+
+static void test_full(void **state)
+{
+    start();
+    world_run(&world, full_co, NULL);
+    world_free(&world);
+}
+
+/* ---- logs ---- */
+
+static void append_co(struct store_world *w, struct sl_store_group *group, uint64_t index,
+                      uint64_t term, uint8_t type, uint64_t id)
+{
+    struct sl_iobuf payload;
+    uint32_t crcs[2];
+    struct sl_store_wait wait;
+    payload_make_co(w, &payload, id, 2, 1);
+    sl_crc32c_blocks(payload.spans[0].data, 2, crcs);
+    struct sl_store_entry entry = {.index = index,
+                                   .term = term,
+                                   .type = type,
+                                   .chunk = 0,
+                                   .first_block = 8,
+                                   .block_count = 2,
+                                   .extra_bytes = 6,
+                                   .extra = "extra",
+                                   .crcs = crcs};
+    if (type == SL_ENTRY_NOOP)
+        entry.block_count = 0;
+    assert_int_equal(sl_store_prepare_co(group, type, 0, 8, 2), 0);
+    sl_store_append(group, &entry, &payload, &wait);
+    sl_iobuf_fini(&payload);
+    assert_int_equal(sl_store_durable_co(&wait), 0);
+}
+
+static void log_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 100, 4), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    assert_int_equal(sl_store_vote_co(group, 5, 77), 0);
+    append_co(w, group, 101, 5, SL_ENTRY_NOOP, 0);
+    for (unsigned i = 0; i < 8; i++)
+        append_co(w, group, 102 + i, 5, i % 4 == 3 ? SL_ENTRY_OPAQUE : SL_ENTRY_WRITE,
+                  10 * (i + 1));
+    assert_int_equal(sl_store_apply_co(group, 104), 0);
+    check_co(group, 0, 8, 2, 30);
+    assert_int_equal(sl_store_truncate_co(group, 107), 0);
+    append_co(w, group, 107, 6, SL_ENTRY_WRITE, 500);
+    assert_int_equal(sl_store_state_set(group, 103, "the state", 10), 0);
+    /* What is not applied survives every turn of the ring. */
+    struct sl_store_group *other = sl_store_group_find(w->store, 4);
+    for (unsigned i = 0; i < 400; i++)
+        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
+    struct sl_store_statistics statistics;
+    sl_store_statistics(w->store, &statistics);
+    assert_true(statistics.rewritten_count > 0);
+    if (w->argument != NULL)
+        sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void log_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    struct sl_store_entry entry;
+    struct sl_iobuf data;
+    uint64_t ids[2];
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.term, 5);
+    assert_int_equal(status.vote, 77);
+    assert_int_equal(status.last_index, 107);
+    assert_int_equal(status.last_term, 6);
+    assert_int_equal(status.boundary_index, 103);
+    assert_int_equal(status.boundary_term, 5);
+    assert_int_equal(status.faulty_first, 0);
+    assert_string_equal(sl_store_state(group), "the state");
+    assert_int_equal(sl_store_entry_get(group, 103, &entry), -ENOENT);
+    assert_int_equal(sl_store_entry_get(group, 108, &entry), -ENOENT);
+    for (uint64_t index = 104; index <= 107; index++) {
+        assert_int_equal(sl_store_entry_get(group, index, &entry), 0);
+        assert_int_equal(entry.term, index == 107 ? 6 : 5);
+        assert_int_equal(entry.type, index == 105 ? SL_ENTRY_OPAQUE : SL_ENTRY_WRITE);
+        assert_string_equal(entry.extra, "extra");
+        sl_iobuf_init(&data);
+        assert_int_equal(sl_store_entry_read_co(group, index, &data), 0);
+        iobuf_ids(&data, ids);
+        assert_int_equal(ids[1], index == 107 ? 501 : 10 * (index - 101) + 1);
+        sl_iobuf_fini(&data);
+    }
+    assert_int_equal(sl_store_apply_co(group, 106), 0);
+    check_co(group, 0, 8, 2, 50);
+    assert_int_equal(sl_store_apply_co(group, 107), 0);
+    check_co(group, 0, 8, 2, 500);
+    sl_sim_disk_crash(w->sim, NODE, DISK); /* nothing of this stays */
+    world_close_co(w);
+}
+
+static void test_log(void **state)
+{
+    for (unsigned crash = 0; crash < 2; crash++) {
+        start();
+        world_run(&world, log_co, crash == 0 ? NULL : &world);
+        world_run(&world, log_again_co, NULL);
+        world_run(&world, log_again_co, NULL);
+        world_free(&world);
+    }
+}
+
+static void delete_co(struct store_world *w)
+{
+    struct sl_store_statistics before, after;
+    assert_int_equal(world_open_co(w), 0);
+    sl_store_statistics(w->store, &before);
+    assert_int_equal(sl_store_group_create_co(w->store, 5, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 5);
+    for (unsigned i = 0; i < 20; i++)
+        assert_int_equal(write_ids_co(w, group, i / 10, (uint16_t)(i * 64), 63, 100), 0);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    assert_int_equal(sl_store_group_delete_co(group), 0);
+    assert_null(sl_store_group_find(w->store, 5));
+    assert_int_equal(sl_store_group_create_co(w->store, 5, 0, 0), -EEXIST);
+    assert_int_equal(sl_store_group_create_co(w->store, 6, 0, 0), 0);
+    group = sl_store_group_find(w->store, 6);
+    check_co(group, 0, 0, 64, 0);
+    for (unsigned i = 0; i < 30; i++)
+        assert_int_equal(write_ids_co(w, group, 0, 0, 63, 100), 0);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    sl_store_statistics(w->store, &after);
+    assert_true(after.slot_free_count >= before.slot_free_count - 1); /* group 6's region */
+    world_close_co(w);
+}
+
+static void test_delete(void **state)
+{
+    start();
+    world_run(&world, delete_co, NULL);
+    world_free(&world);
+}
+
+/* ---- disks that cannot be opened ---- */
+
+static void refuse_co(struct store_world *w)
+{
+    world_open_co(w);
+    if (w->store != NULL)
+        world_close_co(w);
+}
+
+static void refused(int error, const char *words)
+{
+    uint8_t *before = malloc(DISK_BYTES);
+    memcpy(before, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    world_run(&world, refuse_co, NULL);
+    if (world.open_error != error || (words != NULL && strstr(world.error, words) == NULL))
+        fprintf(stderr, "answered: %d, %s\n", world.open_error, world.error);
+    assert_int_equal(world.open_error, error);
+    if (words != NULL)
+        assert_non_null(strstr(world.error, words));
+    if (error != 0)
+        assert_memory_equal(before, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    free(before);
+}
+
+static void test_refusals(void **state)
+{
+    static const uint8_t cluster[16] = "another cluster";
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, DISK_BYTES);
+    refused(-ESTALE, "sluice disk format");
+    world_format(&world, SL_MIB, 8);
+    world_run(&world, clean_co, NULL);
+    uint8_t *disk = sl_sim_disk_data(world.sim, NODE, DISK);
+    struct sl_superblock *superblock = malloc(sizeof(*superblock));
+    memcpy(superblock, disk, sizeof(*superblock));
+
+    disk[100] ^= 1; /* one superblock of two is enough */
+    refused(0, NULL);
+    disk[SL_SUPERBLOCK_B + 100] ^= 1;
+    refused(-SL_E_CHECKSUM, "checksum");
+    disk[100] ^= 1;
+    disk[SL_SUPERBLOCK_B + 100] ^= 1;
+
+    superblock->version = 2;
+    sl_superblock_seal(superblock);
+    memcpy(disk, superblock, sizeof(*superblock));
+    memcpy(disk + SL_SUPERBLOCK_B, superblock, sizeof(*superblock));
+    refused(-SL_E_VERSION, "newer version");
+    superblock->version = 1;
+    memcpy(superblock->cluster_id, "a cluster of its", 16);
+    sl_superblock_seal(superblock);
+    memcpy(disk, superblock, sizeof(*superblock));
+    memcpy(disk + SL_SUPERBLOCK_B, superblock, sizeof(*superblock));
+    world.config.cluster_id = cluster;
+    refused(-EXDEV, "another cluster");
+    world.config.cluster_id = NULL;
+    world.config.shard = 1;
+    refused(-EINVAL, "no shard 1");
+    world.config.shard = 0;
+    superblock->capacity_bytes += SL_MIB;
+    sl_superblock_seal(superblock);
+    memcpy(disk, superblock, sizeof(*superblock));
+    memcpy(disk + SL_SUPERBLOCK_B, superblock, sizeof(*superblock));
+    refused(-ENOSPC, "size back");
+    superblock->capacity_bytes -= SL_MIB;
+    superblock->features_read_only = 8;
+    sl_superblock_seal(superblock);
+    memcpy(disk, superblock, sizeof(*superblock));
+    refused(-SL_E_VERSION, "read-only");
+    superblock->features_read_only = 0;
+    sl_superblock_seal(superblock);
+    memcpy(disk, superblock, sizeof(*superblock));
+    memcpy(disk + SL_SUPERBLOCK_B, superblock, sizeof(*superblock));
+    refused(0, NULL);
+    memset(disk + superblock->shards[0].roots_offset, 0, 4 * superblock->shards[0].root_bytes);
+    refused(-SL_E_CHECKSUM, "no valid root");
+    free(superblock);
+    world_free(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_restart),  cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_wrap),     cmocka_unit_test(test_full),
+        cmocka_unit_test(test_log),      cmocka_unit_test(test_delete),
+        cmocka_unit_test(test_refusals),
+    };
+    sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
