@@ -229,22 +229,24 @@ int ofi_accept(struct sl_link_domain *link_domain, struct sl_link_incoming *requ
     struct ofi_connection *connection =
         connection_create(domain, OFI_ACCEPTING, request->peer, handlers, owner);
     int error = connection != NULL ? endpoint_open(connection, incoming->info) : -ENOMEM;
-    if (error < 0) {
-        /* An endpoint that was made took the request with it. */
-        bool taken = connection != NULL && connection->ep != NULL;
+    /* An endpoint that was made took the request with it. */
+    bool taken = connection != NULL && connection->ep != NULL;
+    if (error == -ENOMEM) {
         if (connection != NULL)
             connection_discard(connection);
-        if (taken)
-            ofi_incoming_done(incoming);
-        else
-            ofi_reject(request);
-        return error;
+    } else {
+        connection_begin(connection, sl_reactor_now_ns(domain->reactor) + SL_HANDSHAKE_TIMEOUT_NS);
+        int refused = error == 0 ? fi_accept(connection->ep, &answer, OFI_ANSWER_BYTES) : 0;
+        /* Its peer has gone; verbs may say so when the endpoint is made. closed() follows. */
+        if (error < 0 || refused != 0)
+            ofi_die(connection, error < 0 ? error : ofi_error(refused));
     }
-    connection_begin(connection, sl_reactor_now_ns(domain->reactor) + SL_HANDSHAKE_TIMEOUT_NS);
-    error = fi_accept(connection->ep, &answer, OFI_ANSWER_BYTES);
-    if (error != 0)
-        ofi_die(connection, ofi_error(error)); /* its peer has gone; closed() follows */
-    ofi_incoming_done(incoming);
+    if (taken)
+        ofi_incoming_done(incoming);
+    else
+        ofi_reject(request);
+    if (error == -ENOMEM)
+        return error;
     *result = ofi_connection_public(connection);
     return 0;
 }

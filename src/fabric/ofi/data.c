@@ -8,6 +8,8 @@
  *  - One remote piece an operation: all that verbs takes. The fabric cuts transfers so.
  *  - A full queue answers -FI_EAGAIN: the operation stays on `posted` and is tried again each turn,
  *    as order demands before anything behind it.
+ *  - A key wider than the provider's (verbs: 32 bits) cannot be one of the peer's. The provider
+ * would cut it, and the rest may be somebody's: refused here, as the peer would.
  *  - Any other error, of a post or of a completion, means that the connection is dead.
  * Owner: the domain's reactor.
  */
@@ -103,12 +105,24 @@ static ssize_t issue_message(struct ofi_connection *connection, struct ofi_slot 
     return fi_sendmsg(connection->ep, &message, FI_COMPLETION);
 }
 
+static bool key_is_possible(const struct ofi_domain *domain, const struct sl_link_op *op)
+{
+    size_t key_bytes = domain->info->domain_attr->mr_key_size;
+    if (op->opcode == SL_LINK_SEND || op->opcode == SL_LINK_RECEIVE)
+        return true;
+    return key_bytes >= sizeof(op->remote.key) || op->remote.key >> (key_bytes * 8) == 0;
+}
+
 /* 0: the provider has it. -EAGAIN: no room. Else the connection is of no use. */
 static int issue(struct ofi_connection *connection, struct sl_link_op *op)
 {
     struct ofi_domain *domain = connection->domain;
     struct pieces pieces;
     ssize_t result;
+    if (!key_is_possible(domain, op)) {
+        op->status = -SL_E_KEY;
+        return -SL_E_KEY;
+    }
     if (!gather(domain, op, &pieces)) {
         sl_log_error("ofi", "%s: an operation names memory that %s has not registered",
                      connection->peer, domain->info->domain_attr->name);
@@ -265,7 +279,7 @@ static bool flush_ops(struct sl_list *ops, int status)
     bool any = false;
     while ((node = sl_list_pop(ops)) != NULL) {
         struct sl_link_op *op = op_of(node);
-        if (status < 0)
+        if (status < 0 && op->status == 0)
             op->status = status;
         op->done(op);
         any = true;

@@ -142,7 +142,8 @@ static void limits_set(struct ofi_domain *domain)
             info->ep_attr->max_msg_size,
             (size_t)(domain->is_verbs ? SL_TRANSFER_BYTES_MAX : TCP_TRANSFER_BYTES_MAX)),
         .queue_depth = (uint32_t)sl_min(info->tx_attr->size, (size_t)OFI_SEND_QUEUE),
-        .atomics = (info->caps & FI_ATOMIC) != 0,
+        /* libfabric's verbs (1.17, and before) sends the address of the operand in its place. */
+        .atomics = (info->caps & FI_ATOMIC) != 0 && !domain->is_verbs,
         .pads_capsules = true,
     };
     domain->receive_queue = (uint32_t)sl_min(info->rx_attr->size, (size_t)OFI_RECEIVE_QUEUE);

@@ -40,8 +40,11 @@
 #define OFI_RECEIVE_QUEUE 512u
 /* SL_CREDITS_MAX requests and replies, and READs or WRITEs beside them. */
 #define OFI_SEND_QUEUE 512u
-/* Completions of one queue: 64 connections of 256 + 256. Another queue is made beyond. */
-#define OFI_QUEUE_ENTRIES 32768u
+/* Completions of one queue: 32 connections of 512 + 512. Another queue is made beyond. A card may
+ * take fewer (Soft-RoCE: 32767, cards from 65535 on): halved until it does, down to one connection.
+ */
+#define OFI_QUEUE_ENTRIES       32768u
+#define OFI_QUEUE_ENTRIES_LEAST 1024u
 /* Taken from a completion queue at a time. */
 #define OFI_COMPLETIONS_A_READ 32u
 /* After fi_shutdown() the provider should flush; what it has not flushed by then ends with
@@ -91,7 +94,8 @@ struct ofi_queue {
     struct ofi_domain *domain;
     struct fid_cq *cq;
     struct sl_watch *watch;
-    uint32_t reserved; /* entries that its connections may fill */
+    uint32_t entries;
+    uint32_t reserved; /* of these, what its connections may fill */
 };
 
 /* A region's registration. */

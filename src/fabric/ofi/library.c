@@ -5,6 +5,9 @@
  * those that do
  *  - IPATH_NO_BACKTRACE and HFI_NO_BACKTRACE are set by a constructor of ours, while there is one
  *    thread, so that these libraries leave signals alone;
+ *  - FI_MR_CACHE_MAX_COUNT=0 is set likewise: libfabric's cache of registrations registers with
+ *    every right, whichever were asked for, and keeps a registration that was closed, so that a
+ *    key that was revoked goes on working;
  *  - the actions of those signals are saved and restored around the load all the same: the SIGBUS
  *    guard of mem/region.c must stay.
  * Only six functions are exported by name; the others are inline calls through the objects.
@@ -30,6 +33,7 @@ __attribute__((constructor)) static void environment_set(void)
     /* They are looked at by constructors of libinfinipath and libpsm2. */
     setenv("IPATH_NO_BACKTRACE", "1", 1);
     setenv("HFI_NO_BACKTRACE", "1", 1);
+    setenv("FI_MR_CACHE_MAX_COUNT", "0", 1);
 }
 
 static const int taken_signals[] = {SIGINT, SIGILL, SIGABRT, SIGBUS, SIGSEGV, SIGTERM};

@@ -57,20 +57,22 @@ static struct ofi_queue *queue_open(struct ofi_domain *domain)
     if (queue == NULL)
         return NULL;
     queue->domain = domain;
-    struct fi_cq_attr attributes = {
-        .size = OFI_QUEUE_ENTRIES,
-        .format = FI_CQ_FORMAT_MSG,
-        .wait_obj = FI_WAIT_FD,
-    };
+    struct fi_cq_attr attributes = {.format = FI_CQ_FORMAT_MSG, .wait_obj = FI_WAIT_FD};
     int descriptor = -1;
-    int error = fi_cq_open(domain->domain, &attributes, &queue->cq, queue);
+    int error = -FI_EINVAL;
+    /* There is no attribute that tells how many a device takes. */
+    for (uint32_t entries = OFI_QUEUE_ENTRIES; error != 0 && entries >= OFI_QUEUE_ENTRIES_LEAST;
+         entries /= 2) {
+        attributes.size = queue->entries = entries;
+        error = fi_cq_open(domain->domain, &attributes, &queue->cq, queue);
+    }
     if (error == 0)
         error = fi_control(&queue->cq->fid, FI_GETWAIT, &descriptor);
     if (error == 0)
         error =
             sl_watch_create(domain->config.io, descriptor, queue_is_ready, queue, &queue->watch);
     if (error != 0) {
-        sl_log_error("ofi", "no completion queue of %u entries on %s: %s", OFI_QUEUE_ENTRIES,
+        sl_log_error("ofi", "no completion queue of %u entries on %s: %s", queue->entries,
                      domain->info->domain_attr->name, sl_error_name(ofi_error(error)));
         if (queue->cq != NULL)
             fi_close(&queue->cq->fid);
@@ -114,7 +116,7 @@ struct ofi_queue *ofi_queue_reserve(struct ofi_domain *domain)
     sl_list_for_each(node, &domain->queues)
     {
         struct ofi_queue *queue = sl_list_entry(node, struct ofi_queue, node);
-        if (found == NULL && queue->reserved + share <= OFI_QUEUE_ENTRIES)
+        if (found == NULL && queue->reserved + share <= queue->entries)
             found = queue;
     }
     if (found == NULL)
