@@ -15,7 +15,7 @@ TIME ?= 60
 export PART ROUNDS SEED TIME
 
 .NOTPARALLEL:
-.PHONY: all build demo test sim bench lint fuzz soak format clean help deps-build deps-test deps-bench \
+.PHONY: all build demo demo-rdma test sim bench lint fuzz soak format clean help deps-build deps-test deps-bench \
 	deps-lint deps-fuzz
 
 all: build
@@ -26,6 +26,9 @@ build: deps-build ## builds the programs (build/src)
 
 demo: deps-test build ## two targets, a gateway, two initiators: real data there and back, verified
 	@scripts/demo
+
+demo-rdma: deps-test build ## the same over verbs on Soft-RoCE, in a guest, with small sizes
+	@tests/guest/demo.py $(BUILD)
 
 test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line that sums them up
 	@scripts/test
@@ -53,7 +56,7 @@ clean: ## removes what was built
 	rm -rf build build-*
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 deps-build:
 	@scripts/deps build

@@ -28,7 +28,8 @@ hostname guest
 begin() {
     # dash's child becomes the leader of its session without another fork, and `exec PROGRAM` in the script makes its
     # number the program's.
-    setsid sh "/host/$1.sh" </dev/null >"/host/$1.out" 2>&1 &
+    # The path keeps busybox from taking its own shell, which takes its own applets before our programs.
+    setsid /usr/bin/sh "/host/$1.sh" </dev/null >"/host/$1.out" 2>&1 &
     echo $! >"/run/agent/$1.new"
     mv "/run/agent/$1.new" "/run/agent/$1"
     wait $!

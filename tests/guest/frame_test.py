@@ -34,6 +34,12 @@ def check_status(guest):
     fails(lambda: guest.run("no-such-program"), "127")
 
 
+def check_programs_before_applets(guest):
+    """ip and the shell are the image's, not busybox's of the same names."""
+    expect("iproute2" in guest.run("ip -V"), "busybox's ip")
+    guest.run("cmp /proc/$$/exe /bin/dash")
+
+
 def check_many_at_once(guest):
     """Answers come while orders go out; each finds its command."""
     processes = [guest.start(f"n{number}", f"echo {number}; exit {number}") for number in range(40)]
@@ -128,11 +134,11 @@ def check_panic_is_told(guest):
     fails(die, "ended", "sysrq")
 
 
-CHECKS = [check_status, check_many_at_once, check_large_output, check_time_limit, check_signals, check_files,
+CHECKS = [check_status, check_programs_before_applets, check_many_at_once, check_large_output, check_time_limit, check_signals, check_files,
           check_virtio_blk, check_host_process, check_nbd, check_nvme_tcp, check_panic_is_told]
 
 if __name__ == "__main__":
     with tempfile.NamedTemporaryFile(dir=".") as disk:
         os.truncate(disk.fileno(), DISK_MIB << 20)
         os.pwrite(disk.fileno(), b"from the host", 2 * 4096)
-        main(lambda: Image().modules(*MODULES), CHECKS, arguments=sys.argv[1:], drives=[disk.name], network=True)
+        main(lambda: Image().program("ip").modules(*MODULES), CHECKS, arguments=sys.argv[1:], drives=[disk.name], network=True)

@@ -9,6 +9,7 @@
 A command is a shell script. Its output lies in a folder that host and guest share (`guest.share` here, /host there), so it
 is read while it runs. Each has a time limit; a guest that does not answer is ended and the test fails with its console.
 Without /dev/kvm QEMU emulates the processor (TCG): a boot takes seconds, and programs run some ten times slower."""
+import contextlib
 import ctypes
 import os
 import re
@@ -34,7 +35,9 @@ COMMAND_LINE = "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off no_timer
 KERNEL_TROUBLE = re.compile(r"^.*(?:BUG:|\bOops|general protection|kernel panic|Call Trace|blocked for more than|"
                             r"rcu_sched self-detected|soft lockup).*$", re.MULTILINE | re.IGNORECASE)
 
-__all__ = ["Failure", "Guest", "Image", "Missing", "SLOW", "expect", "main"]
+EXT4 = ["crc32c_generic", "ext4"]  # which asks for its CRC by name
+
+__all__ = ["EXT4", "Failure", "Guest", "Image", "Missing", "SLOW", "check", "disk", "expect", "finish", "main", "run_checks", "together", "wire"]
 
 
 class Failure(Exception):
@@ -75,6 +78,9 @@ class Process:
     def text(self):
         with open(self.output_path, errors="replace") as file:
             return file.read()
+
+    def show(self):
+        print(f"---- {self.id} ({'running' if self.status is None else self.status})\n{tail(self.text())}", flush=True)
 
     def running(self):
         self.guest.listen(0)
@@ -126,17 +132,18 @@ class Process:
 class Guest:
     """with Guest(image) as guest: …  `qemu`: further arguments; `pass_fds`: descriptors that they name; `drives`: files that
     appear as /dev/vda, /dev/vdb, …; `network`: virtio-net to QEMU's user network, where the host is 10.0.2.2;
+    `wires`: ends of wire(), each a network card (eth0, eth1, … behind that of `network`);
     `shared_memory`: the guest's memory is a memfd that vhost-user devices can map; `quiet`: no logs after a failure."""
 
-    def __init__(self, image, memory_mib=1024, cpus=2, drives=(), network=False, shared_memory=False, qemu=(), pass_fds=(),
+    def __init__(self, image, memory_mib=1024, cpus=2, drives=(), network=False, wires=(), shared_memory=False, qemu=(), pass_fds=(),
                  quiet=False):
         self.qemu_program = find_program("qemu-system-x86_64")
         self.image = image
         if drives:
             image.modules("virtio_blk")
-        if network:
+        if network or wires:
             image.modules("virtio_net")
-        self.memory_mib, self.cpus, self.network = memory_mib, cpus, network
+        self.memory_mib, self.cpus, self.network, self.wires = memory_mib, cpus, network, list(wires)
         self.drives, self.shared_memory, self.more, self.pass_fds = drives, shared_memory, list(qemu), list(pass_fds)
         self.processes, self.count, self.loaded = {}, 0, {name for name, _ in image.base}
         self.buffer, self.ready, self.host_processes = b"", None, []
@@ -158,35 +165,44 @@ class Guest:
             command += ["-drive", f"file={path},format=raw,if=none,cache=writeback,id=drive{number}",
                         "-device", f"virtio-blk-pci,drive=drive{number}"]
         command += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="] if self.network else []
+        for number, (end, side) in enumerate(self.wires):
+            command += ["-netdev", f"socket,id=wire{number},fd={end.fileno()}", "-device",
+                        f"virtio-net-pci,netdev=wire{number},romfile=,mac=52:54:00:00:{number:02x}:{side:02x}"]
         return command + self.more
 
     def __enter__(self):
-        self.directory = tempfile.mkdtemp(prefix="guest-", dir=".")
-        self.directory = os.path.abspath(self.directory)
-        self.share = f"{self.directory}/host"
-        os.mkdir(self.share)
-        self.began = time.monotonic()
+        self.begin()
         try:
-            self.boot()
+            self.await_boot()
         except BaseException:
             self.end(failed=True)
             raise
         return self
 
-    def boot(self):
+    def begin(self):
+        """Starts QEMU; await_boot() must follow."""
+        self.directory = tempfile.mkdtemp(prefix="guest-", dir=".")
+        self.directory = os.path.abspath(self.directory)
+        self.share = f"{self.directory}/host"
+        os.mkdir(self.share)
+        self.began = time.monotonic()
         self.agent, theirs = socket.socketpair()
         self.agent.setblocking(False)
         with theirs, open(f"{self.directory}/qemu.log", "wb") as log:
             self.qemu = subprocess.Popen(self.command(theirs), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                         pass_fds=[theirs.fileno(), *self.pass_fds], preexec_fn=die_with_parent)
+                                         preexec_fn=die_with_parent,
+                                         pass_fds=[theirs.fileno(), *self.pass_fds, *(end.fileno() for end, _ in self.wires)])
+
+    def await_boot(self):
         deadline = time.monotonic() + BOOT_LIMIT_S * SLOW
         while self.ready is None:
             if time.monotonic() > deadline:
                 self.dead(f"the guest did not boot within {BOOT_LIMIT_S * SLOW:.0f} s")
             self.listen(1)
         self.boot_s = time.monotonic() - self.began
-        if self.network:
+        if self.network or self.wires:
             self.load("virtio_net")
+        if self.network:
             self.run("ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up")
         if self.drives:
             self.load("virtio_blk")
@@ -304,7 +320,7 @@ class Guest:
         if failed and not self.quiet:
             for process in self.processes.values():
                 if process.status != 0:
-                    print(f"---- {process.id} ({'running' if process.status is None else process.status})\n{tail(process.text())}")
+                    process.show()
             print(f"---- console\n{tail(self.read_log('console'))}")
         if os.environ.get("GUEST_KEEP", "") in ("", "0"):
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -312,43 +328,86 @@ class Guest:
             print(f"kept: {self.directory}")
 
 
-def check(guest, name, test):
-    """One check, one line; a command (a string) or a function of the guest, which may answer a word for the line."""
+@contextlib.contextmanager
+def disk(size_mib=16, file_system=None):
+    """A sparse file for `drives`, gone at the end; with a file system if one is named (ext4)."""
+    with tempfile.NamedTemporaryFile(dir=".", prefix="guest-disk-") as file:
+        os.truncate(file.fileno(), size_mib << 20)
+        if file_system is not None:
+            subprocess.run([find_program("mke2fs"), "-q", "-t", file_system, file.name], check=True)
+        yield file.name
+
+
+def wire():
+    """The two ends of a cable between guests; what one sends the other gets, as long as both run."""
+    return [(end, side) for side, end in enumerate(socket.socketpair())]
+
+
+@contextlib.contextmanager
+def together(*guests):
+    """Several guests, booted at the same time."""
+    with contextlib.ExitStack() as stack:
+        for guest in guests:
+            guest.begin()
+            stack.push(guest)
+        for guest in guests:
+            guest.await_boot()
+        yield guests
+
+
+def check(subject, name, test, guests):
+    """One check, one line; a command (a string) or a function of the subject (a guest, or several), which may answer a word
+    for the line. What the check's processes said is shown if it fails."""
     began = time.monotonic()
+    before = [set(guest.processes) for guest in guests]
     try:
         if isinstance(test, str):
             said = None
-            guest.run(test, name=name)
+            subject.run(test, name=name)
         else:
-            said = test(guest)
+            said = test(subject)
     except Failure as failure:
         print(f"FAILED  {name}: {failure}", flush=True)
+        for guest, known in zip(guests, before):
+            for process in guest.processes.values():
+                if process.id not in known and process.text():
+                    process.show()
         return False
     print(f"ok      {name}  {time.monotonic() - began:.1f} s{'  ' + said if said else ''}", flush=True)
     return True
 
 
-def main(build_image, checks, prepare=None, arguments=(), **options):
-    """A test program: one guest, the checks whose names contain the word behind the arguments, or all. `build_image` and
-    `prepare` may raise Missing: then all is skipped, with the reason (exit 77). `checks`: functions, or (name, command)."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    sys.dont_write_bytecode = True
-    word = arguments[0] if arguments else ""
+def run_checks(subject, checks, guests, word):
+    """The checks whose names contain the word, one line each; how many failed. None goes on when a guest has ended."""
     failed = 0
+    for each in checks:
+        name, test = each if isinstance(each, tuple) else (each.__name__.removeprefix("check_"), each)
+        if word in name and not any(guest.ended for guest in guests):
+            failed += not check(subject, name, test, guests)
+    return failed
+
+
+def finish(body):
+    """Runs the body of a test program, which answers how many checks failed, and exits as Meson wants it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        with Guest(build_image(), **options) as guest:
-            print(f"ok      boot  {guest.boot_s:.1f} s  Linux {guest.ready}", flush=True)
-            if prepare is not None:
-                prepare(guest)
-            for each in checks:
-                name, test = each if isinstance(each, tuple) else (each.__name__.removeprefix("check_"), each)
-                if word in name and not guest.ended:
-                    failed += not check(guest, name, test)
-        print(f"{'FAILED' if failed else 'ok':<7} all  {guest.total_s:.1f} s from the start of QEMU to its end", flush=True)
+        failed = body()
     except Missing as reason:
         print(f"SKIPPED: {reason}", flush=True)
         sys.exit(77)
     except Failure as failure:
         print(f"FAILED  {failure}", flush=True)
-        failed += 1
+        failed = 1
     sys.exit(1 if failed else 0)
+
+
+def main(build_image, checks, arguments=(), **options):
+    """A test program of one guest. `build_image` may raise Missing: then all is skipped, with the reason (exit 77).
+    `checks`: functions of the guest, or (name, command); a word behind the arguments chooses among them."""
+    def body():
+        with Guest(build_image(), **options) as guest:
+            print(f"ok      boot  {guest.boot_s:.1f} s  Linux {guest.ready}", flush=True)
+            failed = run_checks(guest, checks, [guest], arguments[0] if arguments else "")
+        print(f"{'FAILED' if failed else 'ok':<7} all  {guest.total_s:.1f} s from the start of QEMU to its end", flush=True)
+        return failed
+    finish(body)

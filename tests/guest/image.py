@@ -1,11 +1,13 @@
 """The initial RAM disk of a guest: busybox, programs of this machine with the libraries they need, kernel modules and
 files. Built anew only when something in it changed."""
+import ast
 import glob
 import hashlib
 import os
 import re
 import stat
 import subprocess
+import sys
 import tempfile
 
 from kernel import Missing, cache_directory, find_kernel, find_program, locked
@@ -20,6 +22,13 @@ ETC = {
     "passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
 }
+# The files behind the modules that a script imports. Encodings are found by name, when they are first needed.
+PYTHON_FILES = """
+import sys, encodings.ascii, encodings.latin_1, encodings.utf_8, encodings.idna, {names}
+for module in list(sys.modules.values()):
+    if getattr(module, "__file__", None):
+        print(module.__file__)
+"""
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
@@ -100,6 +109,24 @@ class Image:
         for path in found:
             for each in [path, *libraries(path)]:
                 self.file(each, each)
+        return self
+
+    def python(self, script):
+        """A Python script of ours at /usr/bin, with the interpreter that runs this and the modules that it imports."""
+        with open(script, "rb") as file:
+            tree = ast.parse(file.read())
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        shown = subprocess.run([sys.executable, "-S", "-c", PYTHON_FILES.format(names=", ".join(sorted(names)))], check=True,
+                               capture_output=True, text=True).stdout
+        for path in shown.splitlines():
+            for each in [path, *(libraries(path) if path.endswith(".so") else [])]:
+                self.file(each, each)
+        self.program(script)
+        executable = os.path.realpath(sys.executable)
+        self.file("/usr/bin/python3", executable)
+        for library in libraries(executable):
+            self.file(library, library)
         return self
 
     def modules(self, *names):

@@ -6,12 +6,20 @@ MODULES = ["dummy", "ib_uverbs", "rdma_rxe", "rdma_ucm", "crc32_generic"]
 
 def add(image):
     return (image.program("ip", "rdma", "ibv_devinfo", "ibv_rc_pingpong", "fi_info")
+            .library("/usr/lib/*/libfabric.so.1")  # our programs open it at run time
             .library("/usr/lib/*/libibverbs/librxe-rdmav*.so")
             .file("/etc/libibverbs.d/rxe.driver", "/etc/libibverbs.d/rxe.driver", mode=0o644)
             .modules(*MODULES))
 
 
+def up_on(guest, interface, address, device="rxe0"):
+    """On an interface that is there: a wire to another guest."""
+    guest.load(*MODULES)
+    guest.run(f"ip addr add {address}/24 dev {interface} && ip link set {interface} up && "
+              f"rdma link add {device} type rxe netdev {interface}", name="rxe")
+
+
 def up(guest, device="rxe0", interface="d0", address=ADDRESS):
     guest.load(*MODULES)
-    guest.run(f"ip link add {interface} type dummy && ip addr add {address}/24 dev {interface} && ip link set {interface} up && "
-              f"rdma link add {device} type rxe netdev {interface}", name="rxe")
+    guest.run(f"ip link add {interface} type dummy", name="dummy")
+    up_on(guest, interface, address, device)

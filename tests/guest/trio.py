@@ -8,11 +8,18 @@ RUNTIME = "export SLUICE_RUNTIME_DIR=/run/sluice; mkdir -p /run/sluice; "
 
 
 class Trio:
-    """with Trio(guest, "tcp", "127.0.0.1:0") as trio: …  `device` as -d takes it; at its end every server must stop in order."""
+    """with Trio(guest, "tcp", "127.0.0.1:0") as trio: …  `device` as -d takes it; at its end every server must stop in order.
+    `key`: the cluster's key, which addresses beyond the loopback one ask for."""
 
-    def __init__(self, guest, device, listen):
+    def __init__(self, guest, device, listen, key=None):
         self.guest, self.device, self.listen = guest, device, listen
-        self.servers = []
+        self.servers, self.key = [], []
+        if key is not None:
+            self.key = ["--cluster-key-file", self.key_file("key", key)]
+
+    def key_file(self, name, key):
+        self.guest.run(f"umask 077; mkdir -p /run/sluice; echo {key} >/run/sluice/{name}", name="key")
+        return f"/run/sluice/{name}"
 
     def __enter__(self):
         return self
@@ -34,13 +41,14 @@ class Trio:
 
     def target(self, storage, *more, listen=None):
         server = self.serve("target", "sluice-target", "-d", self.device, "--storage", storage, "--listen",
-                            listen or self.listen, *more, ready="ready: ")
+                            listen or self.listen, *self.key, *more, ready="ready: ")
         server.address = server.wait_for(r"ready: .* at (\S+)").group(1)
         return server
 
     def gateway(self, targets, *more):
         servers = [part for target in targets for part in ("--storage-server", target.address)]
-        return self.serve("gateway", "sluice-gateway", "-d", self.device, *servers, *more, ready="ready: command channel")
+        return self.serve("gateway", "sluice-gateway", "-d", self.device, *servers, *self.key, *more,
+                          ready="ready: command channel")
 
     def kill(self, server):
         """kill -9."""
