@@ -25,7 +25,7 @@
 static const char *const providers[] = {"verbs", "tcp"};
 
 static int ask(const struct ofi_library *library, const char *provider, uint64_t extra_caps,
-               uint32_t queue, struct fi_info **infos)
+               bool long_queues, struct fi_info **infos)
 {
     struct fi_info *hints = library->dupinfo(NULL);
     if (hints == NULL)
@@ -38,8 +38,8 @@ static int ask(const struct ofi_library *library, const char *provider, uint64_t
     /* A WRITE, then a SEND: in this order (link.h, rule 2). */
     hints->tx_attr->msg_order = FI_ORDER_SAS | FI_ORDER_WAS;
     hints->rx_attr->msg_order = FI_ORDER_SAS | FI_ORDER_WAS;
-    hints->tx_attr->size = queue;
-    hints->rx_attr->size = queue;
+    hints->tx_attr->size = long_queues ? OFI_SEND_QUEUE : 0;
+    hints->rx_attr->size = long_queues ? OFI_RECEIVE_QUEUE : 0;
     hints->fabric_attr->prov_name = strdup(provider);
     int error = library->getinfo(API_VERSION, NULL, NULL, 0, hints, infos);
     library->freeinfo(hints);
@@ -52,8 +52,7 @@ static struct fi_info *ask_best(const struct ofi_library *library, const char *p
     struct fi_info *infos = NULL;
     for (unsigned i = 0; i < 4; i++) {
         uint64_t caps = (i & 2) == 0 ? FI_ATOMIC : 0;
-        uint32_t queue = (i & 1) == 0 ? OFI_SEND_QUEUE : 0;
-        if (ask(library, provider, caps, queue, &infos) == 0 && infos != NULL)
+        if (ask(library, provider, caps, (i & 1) == 0, &infos) == 0 && infos != NULL)
             return infos;
     }
     return NULL;

@@ -147,6 +147,9 @@ static void limits_set(struct ofi_domain *domain)
         .pads_capsules = true,
     };
     domain->receive_queue = (uint32_t)sl_min(info->rx_attr->size, (size_t)OFI_RECEIVE_QUEUE);
+    /* The provider reserves what the endpoint was asked to have, not what we use of it. */
+    domain->queue_share =
+        (uint32_t)sl_min(info->tx_attr->size + info->rx_attr->size, (size_t)OFI_QUEUE_ENTRIES);
 }
 
 static void device_open(void *argument)

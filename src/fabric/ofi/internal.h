@@ -34,17 +34,17 @@
 #define OFI_MAGIC   UINT32_C(0x464f4c53) /* "SLOF" */
 #define OFI_VERSION 1
 
-/* Receives of a connection: SL_CREDITS_MAX requests, as many replies, SL_CONTROL_RECEIVES = 264.
- * Where the provider's receive queue is shorter the rest waits here; the peer's card retries (RNR)
- * in the unlikely moment when all are in use. */
-#define OFI_RECEIVE_QUEUE 512u
+/* Receives of a connection: SL_CREDITS_MAX requests, as many replies, SL_CONTROL_RECEIVES = 264,
+ * and some room. Where the provider's receive queue is shorter the rest waits here; the peer's card
+ * retries (RNR) in the unlikely moment when all are in use. */
+#define OFI_RECEIVE_QUEUE 288u
 /* SL_CREDITS_MAX requests and replies, and READs or WRITEs beside them. */
 #define OFI_SEND_QUEUE 512u
-/* Completions of one queue: 32 connections of 512 + 512. Another queue is made beyond. A card may
- * take fewer (Soft-RoCE: 32767, cards from 65535 on): halved until it does, down to one connection.
- */
-#define OFI_QUEUE_ENTRIES       32768u
-#define OFI_QUEUE_ENTRIES_LEAST 1024u
+/* Completions of one queue: 40 connections of 512 + 288. Another queue is made beyond. Soft-RoCE
+ * takes 32767, cards from 65535 on; where it is fewer, halved until the device takes it, down to one
+ * connection. */
+#define OFI_QUEUE_ENTRIES       32000u
+#define OFI_QUEUE_ENTRIES_LEAST 1000u
 /* Taken from a completion queue at a time. */
 #define OFI_COMPLETIONS_A_READ 32u
 /* After fi_shutdown() the provider should flush; what it has not flushed by then ends with
@@ -142,6 +142,7 @@ struct ofi_domain {
     struct sl_list slabs;
     struct sl_link_limits limits;
     uint32_t receive_queue;
+    uint32_t queue_share; /* entries of a completion queue that a connection may fill */
 };
 
 enum ofi_state { OFI_CONNECTING, OFI_ACCEPTING, OFI_UP, OFI_CLOSING, OFI_CLOSED };

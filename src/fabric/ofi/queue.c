@@ -104,14 +104,9 @@ void ofi_queues_close(struct ofi_domain *domain)
         free(sl_list_entry(node, struct slab, node));
 }
 
-static uint32_t share_of_connection(const struct ofi_domain *domain)
-{
-    return domain->limits.queue_depth + domain->receive_queue;
-}
-
 struct ofi_queue *ofi_queue_reserve(struct ofi_domain *domain)
 {
-    uint32_t share = share_of_connection(domain);
+    uint32_t share = domain->queue_share;
     struct ofi_queue *found = NULL;
     sl_list_for_each(node, &domain->queues)
     {
@@ -129,7 +124,7 @@ struct ofi_queue *ofi_queue_reserve(struct ofi_domain *domain)
 void ofi_queue_release(struct ofi_queue *queue)
 {
     if (queue != NULL)
-        queue->reserved -= share_of_connection(queue->domain);
+        queue->reserved -= queue->domain->queue_share;
 }
 
 /* verbs says by its own status (enum ibv_wc_status) that the peer refused the key; tcp closes the
