@@ -238,7 +238,7 @@ class World:
 
     def target(self, fabric, storage, *more, listen=None):
         if listen is None:
-            listen = "127.0.0.1:0" if fabric == "tcp" else f"unix:{self.directory}/t{self.count}.target"
+            listen = f"unix:{self.directory}/t{self.count}.target" if fabric == "shm" else "127.0.0.1:0"
         return self.serve("target", [self.target_program, "-d", fabric, "--storage", storage, "--listen", listen, *more])
 
     def gateway(self, fabric, addresses, *more):

@@ -49,6 +49,14 @@ def test_shm_mem_two_reactors(programs):
     separate(programs, "shm", 2, "mem")
 
 
+def test_ofi_file(programs):
+    separate(programs, "ofi+tcp", 1, "file")
+
+
+def test_ofi_mem_two_reactors(programs):
+    separate(programs, "ofi+tcp", 2, "mem")
+
+
 def test_reactors_differ(programs):
     with World(programs) as world:
         target = world.target("tcp", "mem:48M", "--reactors", 2)
@@ -167,7 +175,8 @@ def test_no_hugepages(programs):
         validity(world, "tcp", "4K", 32, "--length", "4M")
 
 
-TESTS = [test_tcp_mem, test_tcp_file_two_reactors, test_shm_file, test_shm_mem_two_reactors, test_reactors_differ,
+TESTS = [test_tcp_mem, test_tcp_file_two_reactors, test_shm_file, test_shm_mem_two_reactors, test_ofi_file,
+         test_ofi_mem_two_reactors, test_reactors_differ,
          test_one_process, test_many_tcp, test_many_shm, test_damaged_block, test_copies, test_no_hugepages]
 
 if __name__ == "__main__":
