@@ -42,6 +42,12 @@ static void transfer_co(void *argument)
         spans[i] = sl_buf_span(bufs[i], 0, cuts[i]);
     }
     const struct sl_remote_piece *pieces = received->capsule.io.pieces;
+    /* No link has atomics, and says so; nothing comes of the asking. */
+    uint64_t before;
+    WORLD_CHECK(world, sl_connection_fetch_add_co(received->connection, pieces, 1, &before) ==
+                           -EOPNOTSUPP);
+    WORLD_CHECK(world, sl_connection_compare_swap_co(received->connection, pieces, 0, 1, &before) ==
+                           -EOPNOTSUPP);
     transfer->read_error = sl_connection_read_co(received->connection, spans, SL_COUNT_OF(cuts),
                                                  pieces, TRANSFER_PIECES);
     uint64_t at = 0;

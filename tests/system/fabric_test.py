@@ -81,6 +81,17 @@ def test_bad_usage():
     run("pong", status=2)
 
 
+def test_device_is_down():
+    """In a network of its own, where even the loopback interface is down."""
+    apart = ["unshare", "--net", "--map-root-user"]
+    if subprocess.run([*apart, "true"], stderr=subprocess.DEVNULL).returncode != 0:
+        print("skipped: test_device_is_down: no network namespaces here")
+        return
+    done = subprocess.run([*apart, SLUICE, "fabric", "serve", "-d", "ofi+tcp:lo"], stderr=subprocess.PIPE, text=True,
+                          timeout=LIMIT)
+    expect(done.returncode == 2 and "is down" in done.stderr and "127.0.0.1, down" in done.stderr, done)
+
+
 def test_nobody():
     for link in ("tcp", "ofi+tcp"):
         expect("ECONNREFUSED" in run("ping", "-d", link, "127.0.0.1:1", status=1), link)

@@ -110,7 +110,9 @@ static bool describe_info(const struct fi_info *info, struct sl_ofi_device *devi
     snprintf(device->provider, sizeof(device->provider), "%s", info->fabric_attr->prov_name);
     snprintf(device->device, sizeof(device->device), "%s", info->domain_attr->name);
     find_interface(address, device);
-    device->atomics = (info->caps & FI_ATOMIC) != 0;
+    /* domain.c says why not verbs. */
+    device->atomics =
+        (info->caps & FI_ATOMIC) != 0 && strcmp(info->fabric_attr->prov_name, "verbs") != 0;
     device->virtual_addresses = (info->domain_attr->mr_mode & FI_MR_VIRT_ADDR) != 0;
     device->local_keys = (info->domain_attr->mr_mode & FI_MR_LOCAL) != 0;
     device->message_bytes_max = info->ep_attr->max_msg_size;

@@ -41,8 +41,8 @@
 /* SL_CREDITS_MAX requests and replies, and READs or WRITEs beside them. */
 #define OFI_SEND_QUEUE 512u
 /* Completions of one queue: 40 connections of 512 + 288. Another queue is made beyond. Soft-RoCE
- * takes 32767, cards from 65535 on; where it is fewer, halved until the device takes it, down to one
- * connection. */
+ * takes 32767, cards from 65535 on; where it is fewer, halved until the device takes it, down to
+ * one connection. */
 #define OFI_QUEUE_ENTRIES       32000u
 #define OFI_QUEUE_ENTRIES_LEAST 1000u
 /* Taken from a completion queue at a time. */
