@@ -759,13 +759,11 @@ static void test_connect_timeout(void **state)
     open_world(state, &world);
     conformance_server_open(&server, &world.nodes[1]);
     conformance_connect(&end, &world.nodes[0], server.address, NULL, 100);
-    struct sl_link_incoming *request = conformance_server_take(&server);
-    /* Nobody answers the request in time. */
+    /* Nobody answers the request in time; on a busy machine it may not even arrive. */
     assert_int_equal(conformance_await_closed(&end), -ETIMEDOUT);
     assert_int_equal(end.connected_count, 0);
     conformance_end_free(&end);
-    request->ops->reject(request);
-    conformance_server_close(&server);
+    conformance_server_close(&server); /* rejects it */
     conformance_world_close(&world);
 }
 

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 
+import roce
 import rxe
 from guest import EXT4, Guest, Image, disk, expect, finish, run_checks, together, wire
 from trio import Trio, add_programs
@@ -155,6 +156,19 @@ def check_wrong_device(guest):
     expect("rxe0" in said, said)
 
 
+def check_tools(guest):
+    """sluice fabric: the device is listed and chosen by what it is called; ping and bench over verbs."""
+    said = guest.run("exec sluice fabric list", name="list")
+    expect("rxe0" in said and "verbs" in said, said)
+    with trio_on(guest) as trio:
+        server = trio.serve("serve", "sluice", "fabric", "serve", "-d", DEVICE, "--listen", f"{rxe.ADDRESS}:0", *trio.key,
+                            ready=f"{rxe.ADDRESS}:[0-9]+")
+        address = server.wait_for(f"{rxe.ADDRESS}:[0-9]+").group(0)
+        for command in ("ping --count 50", "bench --run-time 1s"):
+            said = guest.run(f"exec sluice fabric {command} -d {DEVICE} {' '.join(trio.key)} {address}", name="tools")
+            expect("READ" in said.upper(), said)
+
+
 def check_memlock(guest):
     """A limit too low for our memory: said before anything hangs, with what to do."""
     guest.run("mkdir -p /tmp/nobody; chmod 777 /tmp/nobody; umask 077; "
@@ -184,6 +198,46 @@ def check_pair(hosts):
         here.gateway([there.target("mem:16M")])
         here.validity("4K", 32, "--length", "512K")
         here.validity("1M", 4, "--length", "4M")
+
+
+TRACED_BYTES = 32 << 10
+
+
+def traced(near, trio, operation):
+    """One I/O of an initiator, as it passed over the wire: (packets of the request, all of them up to its answer)."""
+    capture = near.start("tcpdump", "exec tcpdump -Z root -i eth0 --immediate-mode -U -B 4096 -w /host/trace udp port 4791")
+    capture.wait_for("listening on")
+    trio.run("--operation", operation, "--io-size", TRACED_BYTES, "--transaction-count", 1, "--run-limit-operation-count", 1)
+    time.sleep(0.5)
+    capture.stop()
+    packets = roce.read(f"{near.share}/trace")
+    one_sided = [number for number, packet in enumerate(packets) if packet.name.startswith(("READ", "WRITE"))]
+    expect(one_sided, f"no READ and no WRITE among {len(packets)} packets")
+    sends = [number for number, packet in enumerate(packets) if packet.name.startswith("SEND")]
+    begin = max(number for number in sends if number < one_sided[0])
+    end = min(number for number in sends if number > one_sided[-1])
+    return packets[begin:end + 2]
+
+
+def check_trace(hosts):
+    """The five steps of each, packet by packet: who asks sends a capsule and no payload; the target fetches a write's payload
+    with one READ, and lays a read's into place with one WRITE, under the key and at the address of the capsule's owner."""
+    near, far = hosts
+    names = {HERE: "gateway", THERE: "target"}
+    with trio_on(far, THERE) as there, trio_on(near, HERE) as here:
+        here.gateway([there.target("mem:16M")])
+        here.validity("32K", 1, "--length", "64K")  # connections, arenas
+        for operation, kind in (("write", "READ"), ("read", "WRITE")):
+            packets = traced(near, here, operation)
+            print(f"---- {operation} of {TRACED_BYTES} bytes\n{roce.table(packets, names)}", flush=True)
+            one_sided = [packet for packet in packets if packet.name.startswith(kind)]
+            asked = [packet for packet in one_sided if packet.remote is not None]
+            expect(asked and all(packet.source == THERE for packet in asked), "it is the target that reads and writes")
+            expect(sum(packet.remote[2] for packet in asked) == TRACED_BYTES, f"asked for: {asked}")
+            expect(sum(packet.payload_bytes for packet in one_sided) == TRACED_BYTES, "payload by READ and WRITE alone")
+            sent = [packet for packet in packets if packet.name.startswith("SEND")]
+            expect(sent[0].source == HERE and sent[-1].source == THERE, "a request and its answer")
+            expect(sum(packet.payload_bytes for packet in sent) < 4096, "no payload in messages")
 
 
 def silent(host, on):
@@ -216,14 +270,14 @@ def check_silent_link(hosts):
 def one_host(sizes):
     return [*[validity(size, cases) for size, cases in sizes], check_two_reactors, check_connections, check_killed_target,
             check_lost_target, check_killed_gateway, check_killed_initiator, check_wrong_cluster_key, check_wrong_device,
-            check_memlock, check_device_down]
+            check_tools, check_memlock, check_device_down]
 
 
 SHORT = [conformance("one_reactor"), *one_host(FEWER)]
 LONG = [conformance("one_reactor"), conformance("two_reactors"), conformance("two_threads"), *one_host(SIZES)]
 # What make soak does after each of many boots.
 ROUND = [conformance("one_reactor"), validity(*FEWER[0]), check_two_reactors, check_killed_gateway]
-TWO_HOSTS = [check_pair, check_silent_link]
+TWO_HOSTS = [check_pair, check_trace, check_silent_link]
 
 
 def on_one_host(image, checks, word):
@@ -244,14 +298,14 @@ def on_two_hosts(image, checks, word):
         rxe.up_on(near, "eth0", HERE)
         rxe.up_on(far, "eth0", THERE)
         for guest in (near, far):
-            guest.load("sch_netem")
+            guest.load("sch_netem", "af_packet")
         return run_checks((near, far), checks, [near, far], word)
 
 
 def body(programs, mode="", word=""):
     """`mode`: short, long or round; behind it a word that chooses among the checks."""
     def image():
-        return rxe.add(add_programs(Image(), programs)).program("tc").modules("sch_netem", *EXT4)
+        return rxe.add(add_programs(Image(), programs)).program("tc", "tcpdump").modules("sch_netem", "af_packet", *EXT4)
     failed = on_one_host(image, {"long": LONG, "round": ROUND}.get(mode, SHORT), word)
     if mode != "round":
         failed += on_two_hosts(image, TWO_HOSTS, word)
@@ -259,4 +313,4 @@ def body(programs, mode="", word=""):
 
 
 if __name__ == "__main__":
-    finish(lambda: body(sys.argv[1:5], *sys.argv[5:7]))
+    finish(lambda: body(sys.argv[1:6], *sys.argv[6:8]))
