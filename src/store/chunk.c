@@ -320,11 +320,11 @@ static void evict(struct sl_store *store)
     }
 }
 
-static int read_meta_co(struct chunk *chunk, struct table *table)
+/* Once. -SL_E_CHECKSUM: `why`. */
+static int read_meta_co(struct chunk *chunk, uint64_t offset, uint32_t version, struct sl_buf *buf,
+                        const char **why)
 {
     struct sl_store *store = chunk->group->store;
-    uint32_t version = store->root_versions[chunk->place];
-    uint64_t offset = chunk_meta_offset(store, chunk->place, version);
     struct sl_chunk_place place = {
         .disk_id = store->superblock->disk_id,
         .group = chunk->group->id,
@@ -334,27 +334,50 @@ static int read_meta_co(struct chunk *chunk, struct table *table)
         .shard = store->config.shard,
         .slot_count = store->slot_count,
     };
-    const char *why;
+    struct sl_span span = sl_buf_span(buf, 0, SL_CHUNK_META_BYTES);
+    int error =
+        sl_disk_rw_co(store->config.disk, SL_DISK_READ, &span, 1, offset, SL_CHUNK_META_BYTES, 0);
+    if (error == 0 && sl_chunk_parse(buf->data, &place, why) < 0)
+        error = -SL_E_CHECKSUM;
+    return error;
+}
+
+/* Every block is lost, and stays so in the next root: what an older or half a table would say of
+ * them must never be believed. Slots that it had are not known any more and stay in use. */
+static void give_up(struct chunk *chunk, struct table *table, uint64_t offset, const char *why)
+{
+    struct sl_store *store = chunk->group->store;
+    sl_log_error("store",
+                 "%s: chunk %u of group %llu is damaged: %s (at byte %llu of the disk); its 16 MiB "
+                 "cannot be read until they are written anew or repaired from another copy",
+                 store->config.name, chunk->number, (unsigned long long)chunk->group->id, why,
+                 (unsigned long long)offset);
+    store->statistics.checksum_error_count++;
+    for (unsigned i = 0; i < SL_CHUNK_BLOCKS; i++)
+        table->crcs[i] = SL_CRC_DAMAGED;
+    chunk->dirty_index = 0;
+}
+
+static int load_meta_co(struct chunk *chunk, struct table *table)
+{
+    struct sl_store *store = chunk->group->store;
+    uint32_t version = store->root_versions[chunk->place];
+    uint64_t offset = chunk_meta_offset(store, chunk->place, version);
+    const char *why = "";
     struct sl_buf *buf =
         sl_buf_alloc_co(store->config.memory, SL_CHUNK_META_BYTES, SL_RESERVE_CHECKPOINT);
     if (buf == NULL)
         return -ENOMEM;
-    struct sl_span span = sl_buf_span(buf, 0, SL_CHUNK_META_BYTES);
-    int error =
-        sl_disk_rw_co(store->config.disk, SL_DISK_READ, &span, 1, offset, SL_CHUNK_META_BYTES, 0);
-    if (error == 0 && sl_chunk_parse(buf->data, &place, &why) < 0) {
-        sl_log_error("store",
-                     "%s: chunk %u of group %llu is damaged: %s (version %u at byte %llu); its "
-                     "16 MiB cannot be read until they are repaired from another copy",
-                     store->config.name, chunk->number, (unsigned long long)chunk->group->id, why,
-                     version, (unsigned long long)offset);
-        store->statistics.checksum_error_count++;
-        error = -SL_E_CHECKSUM;
-    }
+    int error = read_meta_co(chunk, offset, version, buf, &why);
+    if (error == -SL_E_CHECKSUM) /* the read may have gone astray, not the write */
+        error = read_meta_co(chunk, offset, version, buf, &why);
     if (error == 0) {
         const struct sl_chunk_header *header = (const void *)buf->data;
         memcpy(table->regions, header->regions, sizeof(table->regions)); /* header: metadata */
         memcpy(table->crcs, buf->data + SL_BLOCK_BYTES, SL_CHUNK_TABLE_BYTES); /* header: CRCs */
+    } else if (error == -SL_E_CHECKSUM) {
+        give_up(chunk, table, offset, why);
+        error = 0;
     }
     sl_buf_unref(buf);
     return error;
@@ -371,7 +394,7 @@ static int load_co(struct chunk *chunk)
         table->regions[i].slot = SL_SLOT_NONE;
     if (store->root_versions[chunk->place] != 0) {
         chunk->loading = true;
-        error = read_meta_co(chunk, table);
+        error = load_meta_co(chunk, table);
         chunk->loading = false;
         sl_wait_queue_wake_all(&chunk->changed, 0);
     }

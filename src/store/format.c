@@ -14,6 +14,8 @@
 #define WAL_FRACTION       16
 #define SEGMENT_COUNT      32
 #define SEGMENT_BYTES_BEST (64 * SL_MIB)
+/* Less is no use to anybody; tests like it small. */
+#define SLOTS_MIN 8u
 /* Below it an entry of 1 MiB needs a segment that is too much of the disk. */
 #define LARGE_SHARD_BYTES   (256 * SL_MIB)
 #define SEGMENT_BYTES_LARGE (4 * SL_MIB)
@@ -158,12 +160,12 @@ int sl_layout_make(uint64_t capacity_bytes, const struct sl_layout_options *opti
                  (unsigned long long)shard_bytes);
         return -ENOSPC;
     }
-    if (slots < SL_CHUNK_REGIONS) {
+    if (slots < SLOTS_MIN) {
         snprintf(why, why_bytes,
                  "%llu bytes leave %llu regions of 256 KiB for data in each of %u shard(s) beside "
                  "%llu bytes of log; %u are the least",
                  (unsigned long long)capacity_bytes, (unsigned long long)slots, chosen.shard_count,
-                 (unsigned long long)wal_bytes, SL_CHUNK_REGIONS);
+                 (unsigned long long)wal_bytes, SLOTS_MIN);
         return -ENOSPC;
     }
     for (uint16_t i = 0; i < chosen.shard_count; i++) {

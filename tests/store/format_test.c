@@ -47,8 +47,9 @@ static int superblock_parse(const struct sl_superblock *from)
 
 static void test_layouts(void **state)
 {
-    static const uint64_t sizes[] = {32 * SL_MIB,  100 * SL_MIB + 12288, SL_GIB,        10 * SL_GIB,
-                                     100 * SL_GIB, 1024 * SL_GIB,        20000 * SL_GIB};
+    static const uint64_t sizes[] = {4 * SL_MIB,    32 * SL_MIB,   100 * SL_MIB + 12288,
+                                     SL_GIB,        10 * SL_GIB,   100 * SL_GIB,
+                                     1024 * SL_GIB, 20000 * SL_GIB};
     for (unsigned i = 0; i < SL_COUNT_OF(sizes); i++) {
         uint16_t most = sizes[i] < SL_GIB ? 1 : SL_DISK_SHARDS_MAX;
         for (uint16_t shards = sizes[i] < 8192 * SL_GIB ? 1 : 4; shards <= most; shards++) {
@@ -68,7 +69,7 @@ static void test_layout_refusals(void **state)
 {
     char text[256];
     struct sl_layout_options options = {0};
-    assert_int_equal(sl_layout_make(4 * SL_MIB, &options, &superblock, text, sizeof(text)),
+    assert_int_equal(sl_layout_make(2 * SL_MIB, &options, &superblock, text, sizeof(text)),
                      -ENOSPC);
     assert_non_null(strstr(text, "the least"));
     assert_int_equal(sl_layout_make(0, &options, &superblock, text, sizeof(text)), -ENOSPC);
