@@ -37,10 +37,11 @@ static unsigned target_rows(struct sl_server_options *o, struct sl_option *rows,
 {
     n = add(rows, n, (struct sl_option){.name = "", .kind = SL_OPTION_GROUP, .help = "Storage"});
     n = add(rows, n,
-            (struct sl_option){
-                "storage", 's', SL_OPTION_STRING, &o->storage, .argument = "SPEC",
-                .help = "mem:SIZE, file:PATH (preallocated), or the path of a block device",
-                .fallback = STORAGE_DEFAULT});
+            (struct sl_option){"storage", 's', SL_OPTION_STRING, &o->storage, .argument = "SPEC",
+                               .help = "mem:SIZE, store:PATH (see sluice disk), file:PATH "
+                                       "(preallocated),\nor the path of a "
+                                       "block device",
+                               .fallback = STORAGE_DEFAULT});
     n = add(rows, n,
             (struct sl_option){"size", 0, SL_OPTION_SIZE, &o->size_bytes, .least = SL_BLOCK_BYTES,
                                .most = UINT64_MAX / 2, .argument = "SIZE",

@@ -170,6 +170,8 @@ static int64_t node_start_co(void *argument)
         error = sl_target_create(process->storage, index, disk_io, node->memory,
                                  &process->targets[index]);
         if (error == 0)
+            error = sl_target_mount_co(process->targets[index]);
+        if (error == 0)
             sl_target_count_injected(process->targets[index], process->injects[index]);
         if (error == 0 && config->listen_address != NULL)
             error = create_fabric(process, node, SL_ROLE_TARGET, &process->serving[index]);
@@ -214,6 +216,7 @@ static int64_t node_stop_co(void *argument)
             sl_fabric_drain_co(fabrics[i]);
         sl_fabric_destroy(fabrics[i]);
     }
+    sl_target_unmount_co(process->targets[index]);
     sl_target_destroy(process->targets[index]);
     return 0;
 }

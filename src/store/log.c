@@ -275,6 +275,7 @@ void sl_store_group_status(const struct sl_store_group *group, struct sl_store_g
         .vote = group->vote,
         .faulty_first = group->faulty_first,
         .faulty_last = group->faulty_last,
+        .faulty_is_payload = !group->faulty_missing,
         .state_index = group->state_index,
         .state_bytes = group->state_bytes,
     };

@@ -82,6 +82,7 @@ struct sl_store_group {
     uint64_t apply_to; /* see apply_forced; the boundary's next place */
     uint64_t term, vote;
     uint64_t faulty_first, faulty_last;
+    bool faulty_missing;   /* entries, not only their payload */
     struct sl_list chunks; /* struct chunk */
     void *state;
     uint64_t state_index;

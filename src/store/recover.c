@@ -230,6 +230,7 @@ static int find_durable(struct recovery *recovery, const struct sl_root_header *
 static void hole(struct recovery *recovery, uint64_t first, uint64_t last)
 {
     recovery->store->statistics.faulty_count += last - first + 1;
+    recovery->store->statistics.missing_batch_count += last - first + 1;
     sl_log_error("store",
                  "%s: batches %llu to %llu of the log of shard %u were acknowledged and are "
                  "missing: entries have to come from another copy",
@@ -385,6 +386,7 @@ static void note_faulty(struct sl_store *store)
             const struct entry *entry = store_log_get(group, index);
             if (entry != NULL && (entry->flags & SL_ENTRY_FAULTY) == 0)
                 continue;
+            group->faulty_missing = group->faulty_missing || entry == NULL;
             if (group->faulty_first == 0)
                 group->faulty_first = index;
             group->faulty_last = index;

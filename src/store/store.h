@@ -20,6 +20,8 @@
 #ifndef SL_STORE_STORE_H
 #define SL_STORE_STORE_H
 
+#include <stdio.h>
+
 #include "io/io.h"
 #include "mem/iobuf.h"
 #include "store/format_log.h"
@@ -82,7 +84,7 @@ struct sl_store_statistics {
     uint64_t wait_count; /* appends that waited for room */
     uint64_t checksum_error_count, read_error_count, write_error_count;
     uint64_t recovered_batch_count, recovered_entry_count, recovered_bytes, discarded_batch_count,
-        faulty_count;
+        faulty_count, missing_batch_count;
     uint64_t recovery_ns;
 };
 /* As it is now. */
@@ -92,6 +94,7 @@ struct sl_store_info {
     uint64_t data_bytes; /* that chunks can hold in all */
     uint32_t entry_blocks_max;
     uint16_t shard_count; /* of the disk */
+    uint64_t segment_bytes;
     uint8_t disk_id[16];
 };
 void sl_store_info(const struct sl_store *store, struct sl_store_info *info);
@@ -117,6 +120,7 @@ struct sl_store_group_status {
     uint64_t applied_index; /* what sl_store_apply_co() was told, at least the boundary */
     uint64_t term, vote;
     uint64_t faulty_first, faulty_last; /* acknowledged, and damaged or missing; 0 = none */
+    bool faulty_is_payload;             /* none is missing: which blocks are damaged is known */
     uint64_t state_index;
     uint32_t state_bytes;
 };
@@ -194,5 +198,23 @@ int sl_store_write_co(struct sl_store_group *group, uint8_t type, uint32_t chunk
 
 /* Frees as much of the log as can be: applies, writes metadata and a root. */
 int sl_store_checkpoint_co(struct sl_store *store);
+
+/* ---- looking for damage ---- */
+
+struct sl_store_findings {
+    void (*report)(void *argument, const char *text); /* one line each; may be NULL */
+    void *argument;
+    uint64_t count;       /* findings */
+    uint64_t block_count; /* verified */
+};
+/* Reads every block once, at most `bytes_per_s` (0 = as fast as it goes), beside serving. Ends
+ * early when *stop (may be NULL) becomes true. -ENOMEM. */
+int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
+                      struct sl_store_findings *findings, const bool *stop);
+/* All that the disk says, and every block, of a store that was opened read-only and whose groups
+ * were applied as far as is known. */
+int sl_store_check_co(struct sl_store *store, struct sl_store_findings *findings);
+/* For people: what is where. */
+void sl_store_describe(const struct sl_store *store, FILE *out);
 
 #endif

@@ -23,10 +23,9 @@ static void explain(const struct sl_storage *storage, int error)
                  sl_error_text(error), sl_error_name(error), hint);
 }
 
-static int disk_open(struct sl_target *target)
+int sl_target_disk_open(struct sl_target *target, struct sl_disk_info *info)
 {
     struct sl_storage *storage = target->storage;
-    struct sl_disk_info info;
     struct sl_disk_options options = {
         .read_only = storage->config.read_only,
         .buffered = storage->config.buffered,
@@ -34,31 +33,45 @@ static int disk_open(struct sl_target *target)
         .lock_wait_ns = LOCK_WAIT_NS,
         .share_with = storage->first_disk,
     };
-    int error = sl_disk_open(target->io, storage->path, &options, &info, &target->disk);
-    if (error == 0)
-        error = sl_storage_learn(storage, target->reactor, info.capacity_bytes);
+    int error = sl_disk_open(target->io, storage->path, &options, info, &target->disk);
     if (error < 0) {
         explain(storage, error);
         return error;
     }
     if (storage->first_disk == NULL)
         storage->first_disk = target->disk;
-    target->alignment_bytes = info.alignment_bytes;
     return 0;
+}
+
+void sl_target_disk_close(struct sl_target *target)
+{
+    if (target->disk == NULL)
+        return;
+    if (target->storage->first_disk == target->disk)
+        target->storage->first_disk = NULL;
+    sl_disk_close(target->disk);
+    target->disk = NULL;
+}
+
+static int disk_open(struct sl_target *target)
+{
+    struct sl_disk_info info;
+    int error = sl_target_disk_open(target, &info);
+    if (error < 0)
+        return error;
+    error = sl_storage_learn(target->storage, target->reactor, info.capacity_bytes);
+    if (error < 0)
+        explain(target->storage, error);
+    target->alignment_bytes = info.alignment_bytes;
+    return error;
 }
 
 static void disk_close(struct sl_target *target)
 {
-    struct sl_storage *storage = target->storage;
-    if (target->disk == NULL)
-        return;
     /* The others were closed before: it is theirs that is shared. */
-    if (storage->first_disk == target->disk) {
-        sl_storage_settle(storage);
-        storage->first_disk = NULL;
-    }
-    sl_disk_close(target->disk);
-    target->disk = NULL;
+    if (target->disk != NULL && target->storage->first_disk == target->disk)
+        sl_storage_settle(target->storage);
+    sl_target_disk_close(target);
 }
 
 /* Only here is it known which disk it was; the client is told by status. */

@@ -4,6 +4,7 @@
 
 #include "mem/iobuf.h"
 #include "mem/pool.h"
+#include "store/store.h"
 #include "target/block_table.h"
 #include "target/target.h"
 
@@ -18,11 +19,18 @@ struct backend_ops {
     /* On the target's reactor, before any other. */
     int (*open)(struct sl_target *target);
     void (*close)(struct sl_target *target);
+    /* What takes I/O, behind open and in front of close; NULL: nothing. */
+    int (*mount_co)(struct sl_target *target);
+    void (*unmount_co)(struct sl_target *target);
     /* Spans obey the backend's alignment: see target->alignment_bytes. 0 or negative errno. */
     int (*read_co)(struct sl_target *target, uint64_t offset_bytes, const struct sl_span *spans,
                    unsigned span_count, uint32_t length_bytes);
     int (*write_co)(struct sl_target *target, uint64_t offset_bytes, const struct sl_span *spans,
                     unsigned span_count, uint32_t length_bytes);
+    /* From the beginning of a buffer of ours, which the backend may go on sharing: it must not
+     * change any more. NULL: write_co does as well. */
+    int (*write_buf_co)(struct sl_target *target, uint64_t offset_bytes, struct sl_buf *buf,
+                        uint32_t length_bytes);
     int (*flush_co)(struct sl_target *target);
     /* Reads as zeroes afterwards; `keep` false: the space may be given back. */
     int (*write_zeroes_co)(struct sl_target *target, uint64_t offset_bytes, uint32_t length_bytes,
@@ -34,6 +42,7 @@ struct backend_ops {
 
 extern const struct backend_ops sl_backend_mem;
 extern const struct backend_ops sl_backend_disk;
+extern const struct backend_ops sl_backend_store;
 
 struct sl_storage {
     struct sl_storage_config config; /* `spec` is owned */
@@ -43,6 +52,7 @@ struct sl_storage {
     const struct backend_ops *backend;
     struct sl_block_table blocks;
     struct sl_disk *first_disk; /* reactor 0's: the others share its open file and so its lock */
+    unsigned store_shards;      /* store: of the disk */
     bool sidecar;               /* a regular file: checksums are kept beside it between runs */
 };
 
@@ -55,7 +65,9 @@ struct sl_target {
     struct sl_block_waiters waiters;
     uint32_t alignment_bytes; /* of memory, for the backend */
     struct sl_region *region; /* mem: this reactor's shards */
-    struct sl_disk *disk;     /* disk */
+    struct sl_disk *disk;     /* disk, store */
+    struct sl_disk_info disk_info;
+    struct sl_store *stores[SL_DISK_SHARDS_MAX]; /* store: this reactor's shards */
     struct sl_pool serves;
     struct sl_list peers; /* connections, oldest first */
     struct sl_wait_queue peers_changed;
@@ -69,7 +81,15 @@ int sl_storage_learn(struct sl_storage *storage, struct sl_reactor *reactor,
 /* The last I/O has ended, and the lock is still ours: keeps the checksums for the next run. */
 void sl_storage_settle(struct sl_storage *storage);
 
+/* backend_disk.c: the file or device, shared by the storage's reactors; logs why not. */
+int sl_target_disk_open(struct sl_target *target, struct sl_disk_info *info);
+void sl_target_disk_close(struct sl_target *target);
+
 /* target.c */
+/* As sl_target_execute_co() of a write from the beginning of a buffer of ours, which goes on being
+ * shared: it must not change any more. */
+int sl_target_write_buf_co(struct sl_target *target, uint64_t offset_bytes, struct sl_buf *buf,
+                           uint32_t length_bytes);
 static inline bool sl_target_owns(const struct sl_target *target, uint64_t offset_bytes)
 {
     return offset_bytes / SL_SHARD_BYTES % target->storage->config.reactor_count ==

@@ -190,8 +190,7 @@ static int serve_write_co(struct sl_target *target, struct sl_received *received
         error =
             sl_connection_read_co(received->connection, &span, 1, io->pieces, io->io.piece_count);
     if (error == 0)
-        error = sl_target_execute_co(target, SL_IO_WRITE, io->io.offset_bytes, &span, 1,
-                                     io->io.length_bytes);
+        error = sl_target_write_buf_co(target, io->io.offset_bytes, buf, io->io.length_bytes);
     sl_buf_unref(buf);
     return error;
 }

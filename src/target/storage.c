@@ -172,15 +172,19 @@ static int parse_spec(struct sl_storage *storage, char *error, size_t error_byte
             storage->config.size_bytes = sl_align_down(bytes, SL_BLOCK_BYTES);
         return 0;
     }
-    const char *path = strncmp(spec, "file:", 5) == 0 ? spec + 5 : spec;
+    bool is_store = strncmp(spec, "store:", 6) == 0;
+    const char *path = is_store ? spec + 6 : strncmp(spec, "file:", 5) == 0 ? spec + 5 : spec;
     if (path[0] == '\0' || strlen(path) >= sizeof(storage->path)) {
         snprintf(error, error_bytes,
-                 "--storage '%s': mem:SIZE, file:PATH or the path of a block device is meant",
+                 "--storage '%s': mem:SIZE, store:PATH, file:PATH or the path of a block device is "
+                 "meant",
                  spec);
         return -EINVAL;
     }
     snprintf(storage->path, sizeof(storage->path), "%s", path);
-    storage->backend = &sl_backend_disk;
+    storage->backend = is_store ? &sl_backend_store : &sl_backend_disk;
+    /* The store has its own, on disk. */
+    storage->config.checksums = storage->config.checksums && !is_store;
     return 0;
 }
 
@@ -209,7 +213,8 @@ static int check_file(struct sl_storage *storage, char *error, size_t error_byte
                  storage->config.read_only ? "" : " (--read-only serves it as it is)");
         return code;
     }
-    storage->sidecar = S_ISREG(status.st_mode) && !storage->config.read_only;
+    storage->sidecar = S_ISREG(status.st_mode) && !storage->config.read_only &&
+                       storage->backend == &sl_backend_disk;
     uint64_t bytes = S_ISREG(status.st_mode) ? (uint64_t)status.st_size : UINT64_MAX;
     if (bytes < sl_max(storage->config.size_bytes, (uint64_t)SL_BLOCK_BYTES)) {
         snprintf(error, error_bytes,

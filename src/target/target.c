@@ -42,6 +42,18 @@ int sl_target_create(struct sl_storage *storage, unsigned reactor_index, struct 
     return 0;
 }
 
+int sl_target_mount_co(struct sl_target *target)
+{
+    const struct backend_ops *backend = target->storage->backend;
+    return backend->mount_co != NULL ? backend->mount_co(target) : 0;
+}
+
+void sl_target_unmount_co(struct sl_target *target)
+{
+    if (target != NULL && target->storage->backend->unmount_co != NULL)
+        target->storage->backend->unmount_co(target);
+}
+
 void sl_target_destroy(struct sl_target *target)
 {
     if (target == NULL)
@@ -346,5 +358,24 @@ int sl_target_execute_co(struct sl_target *target, enum sl_io_opcode opcode, uin
         sl_block_unlock(blocks, &target->waiters, first_block, block_count, exclusive);
     }
     count(&target->statistics, opcode, length_bytes, error);
+    return error;
+}
+
+int sl_target_write_buf_co(struct sl_target *target, uint64_t offset_bytes, struct sl_buf *buf,
+                           uint32_t length_bytes)
+{
+    struct sl_block_table *blocks = &target->storage->blocks;
+    struct sl_span span = sl_buf_span(buf, 0, length_bytes);
+    if (target->storage->backend->write_buf_co == NULL)
+        return sl_target_execute_co(target, SL_IO_WRITE, offset_bytes, &span, 1, length_bytes);
+    int error = sl_target_check(target, SL_IO_WRITE, offset_bytes, length_bytes);
+    if (error == 0) {
+        uint64_t first_block = offset_bytes / SL_BLOCK_BYTES;
+        uint32_t block_count = length_bytes / SL_BLOCK_BYTES;
+        sl_block_lock_co(blocks, &target->waiters, first_block, block_count, true);
+        error = target->storage->backend->write_buf_co(target, offset_bytes, buf, length_bytes);
+        sl_block_unlock(blocks, &target->waiters, first_block, block_count, true);
+    }
+    count(&target->statistics, SL_IO_WRITE, length_bytes, error);
     return error;
 }

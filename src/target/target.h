@@ -23,7 +23,7 @@ struct sl_target;
 struct sl_inject;
 
 struct sl_storage_config {
-    const char *spec;    /* "mem:SIZE", "file:PATH", "PATH" of a block device */
+    const char *spec;    /* "mem:SIZE", "store:PATH" (formatted), "file:PATH", "PATH" of a device */
     uint64_t size_bytes; /* 0 = all; more than the file has: -ENOSPC */
     unsigned reactor_count;
     bool read_only;
@@ -58,6 +58,11 @@ struct sl_target_statistics {
 /* On the reactor `reactor_index` of the storage's reactors. Borrows io, memory and storage. */
 int sl_target_create(struct sl_storage *storage, unsigned reactor_index, struct sl_io *io,
                      struct sl_memory *memory, struct sl_target **target);
+/* What takes I/O before it can serve: a store reads its log. Then `info` of the storage is known.
+ * Logs why not. Before the first request, and before another reactor's. */
+int sl_target_mount_co(struct sl_target *target);
+/* Before sl_target_destroy(), also after a failed mount; no request may be in flight. */
+void sl_target_unmount_co(struct sl_target *target);
 /* No request may be in flight (drain the fabric first). Reactor 0's last: with it the checksums are
  * saved and the lock is given back. Takes NULL. */
 void sl_target_destroy(struct sl_target *target);

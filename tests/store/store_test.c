@@ -393,13 +393,144 @@ static void test_refusals(void **state)
     world_free(&world);
 }
 
+/* ---- damage of the log ---- */
+
+static void turn_bit(uint64_t at)
+{
+    uint8_t *content = malloc(DISK_BYTES);
+    memcpy(content, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    content[at] ^= 4;
+    sl_sim_disk_restore(world.sim, NODE, DISK, content);
+    free(content);
+}
+
+/* Where batch `sequence` begins: its header is told by magic and sequence. */
+static uint64_t find_batch(uint64_t sequence)
+{
+    const uint8_t *disk = sl_sim_disk_data(world.sim, NODE, DISK);
+    for (uint64_t at = 0; at < DISK_BYTES; at += SL_BLOCK_BYTES) {
+        struct sl_batch_header header;
+        memcpy(&header, disk + at, sizeof(header));
+        if (header.magic == SL_BATCH_MAGIC && header.sequence == sequence)
+            return at;
+    }
+    fail_msg("no batch %llu", (unsigned long long)sequence);
+    return 0;
+}
+
+/* Batches 1: the group; 2 to 6: writes of 2 blocks, each durable before the next. */
+static void five_writes_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(write_ids_co(w, sl_store_group_find(w->store, 1), 0, (uint16_t)(i * 2), 2,
+                                      10 * (i + 1)),
+                         0);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static struct sl_store_group_status damaged_status;
+static struct sl_store_statistics damaged_statistics;
+static int damaged_reads[5];
+
+static void look_co(struct store_world *w)
+{
+    uint64_t ids[2];
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    sl_store_group_status(group, &damaged_status);
+    sl_store_statistics(w->store, &damaged_statistics);
+    int error = sl_store_apply_co(group, damaged_status.last_index);
+    for (unsigned i = 0; i < 5; i++) {
+        damaged_reads[i] = error < 0 ? error : read_ids_co(w, group, 0, (uint16_t)(i * 2), 2, ids);
+        assert_true(damaged_reads[i] < 0 || ids[0] == 10 * (i + 1) || ids[0] == 0);
+    }
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void damaged(uint64_t sequence, uint64_t offset)
+{
+    start();
+    world_run(&world, five_writes_co, NULL);
+    turn_bit(find_batch(sequence) + offset);
+    world_run(&world, look_co, NULL);
+    world_free(&world);
+}
+
+/* An acknowledged entry's payload: that entry, and no other; never what was there before. */
+static void test_log_payload(void **state)
+{
+    damaged(4, SL_BLOCK_BYTES + 77);
+    assert_int_equal(damaged_status.last_index, 5);
+    assert_int_equal(damaged_status.faulty_first, 3);
+    assert_int_equal(damaged_status.faulty_last, 3);
+    assert_true(damaged_status.faulty_is_payload);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(damaged_reads[i], i == 2 ? -SL_E_CHECKSUM : 0);
+}
+
+/* An acknowledged batch's header: its entries are missing, and said to be. */
+static void test_log_header(void **state)
+{
+    damaged(4, 50);
+    assert_int_equal(damaged_statistics.missing_batch_count, 1);
+    assert_int_equal(damaged_status.last_index, 5);
+    assert_int_equal(damaged_status.faulty_first, 3);
+    assert_false(damaged_status.faulty_is_payload);
+    assert_int_equal(damaged_reads[0], -SL_E_CHECKSUM); /* nothing behind the hole is applied */
+}
+
+/* The very last batch, for which none vouches: cannot be told from a torn end. As documented. */
+static void test_log_end(void **state)
+{
+    damaged(6, SL_BLOCK_BYTES + 77);
+    assert_int_equal(damaged_status.last_index, 4);
+    assert_int_equal(damaged_status.faulty_first, 0);
+    assert_int_equal(damaged_statistics.discarded_batch_count, 1);
+}
+
+static void two_roots_co(struct store_world *w)
+{
+    write_some_co(w);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    assert_int_equal(write_ids_co(w, sl_store_group_find(w->store, 1), 0, 0, 1, 1000), 0);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+/* One copy of the newest root is enough; without both, the log says that an older one is too old.
+ */
+static void test_roots(void **state)
+{
+    start();
+    world_run(&world, two_roots_co, NULL);
+    struct sl_superblock *superblock = malloc(sizeof(*superblock));
+    memcpy(superblock, sl_sim_disk_data(world.sim, NODE, DISK), sizeof(*superblock));
+    uint64_t roots = superblock->shards[0].roots_offset, each = superblock->shards[0].root_bytes;
+    turn_bit(roots + 2 * each + 40); /* root 3: copies 2 and 3 */
+    world_run(&world, check_some_co, NULL);
+    world_free(&world);
+    start();
+    world_run(&world, two_roots_co, NULL);
+    turn_bit(roots + 2 * each + 40);
+    turn_bit(roots + 3 * each + SL_BLOCK_BYTES + 3);
+    refused(-SL_E_CHECKSUM, "the log names root 3");
+    free(superblock);
+    world_free(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_restart),  cmocka_unit_test(test_crash),
-        cmocka_unit_test(test_wrap),     cmocka_unit_test(test_full),
-        cmocka_unit_test(test_log),      cmocka_unit_test(test_delete),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_restart),    cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_wrap),       cmocka_unit_test(test_full),
+        cmocka_unit_test(test_log),        cmocka_unit_test(test_delete),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_log_payload),
+        cmocka_unit_test(test_log_header), cmocka_unit_test(test_log_end),
+        cmocka_unit_test(test_roots),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,231 @@
+/*
+ * The store backend (`store:PATH`): a disk of src/store, all of its shards, one copy. A 16 MiB
+ * piece of the storage is a chunk: number n lies in shard n mod (shards), there as chunk n div
+ * (shards) of group
+ * 1. Each reactor serves whole shards.
+ *
+ * A write is acknowledged when it is durable in the log, and applied to the log's group at once:
+ * there is nobody else who would have to agree. Payload goes from the buffer in which it came;
+ * memory of others is copied once, counted, for what the log keeps must not change.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "store/store.h"
+#include "target/private.h"
+
+#define GROUP 1u
+
+static int store_open(struct sl_target *target)
+{
+    /* Shards are opened by the coroutine sl_target_mount_co(): reading them takes I/O. */
+    int error = sl_target_disk_open(target, &target->disk_info);
+    target->alignment_bytes = SL_BLOCK_BYTES;
+    return error;
+}
+
+static void store_close(struct sl_target *target)
+{
+    for (unsigned i = 0; i < SL_COUNT_OF(target->stores); i++)
+        SL_ASSERT(target->stores[i] == NULL);
+    sl_target_disk_close(target);
+}
+
+/* The group of the shard, made at the first start; everything in its log is committed. */
+static int find_group_co(struct sl_target *target, struct sl_store *store)
+{
+    struct sl_store_group_status status;
+    struct sl_store_statistics statistics;
+    struct sl_store_group *group = sl_store_group_find(store, GROUP);
+    if (group == NULL && !target->storage->config.read_only) {
+        int error = sl_store_group_create_co(store, GROUP, 0, 0);
+        if (error < 0)
+            return error;
+        group = sl_store_group_find(store, GROUP);
+    }
+    if (group == NULL)
+        return -ENODATA;
+    sl_store_group_status(group, &status);
+    sl_store_statistics(store, &statistics);
+    if (statistics.missing_batch_count > 0 ||
+        (status.faulty_first != 0 && !status.faulty_is_payload)) {
+        sl_log_error(
+            "target",
+            "storage '%s': acknowledged entries %llu to %llu are missing from its log, and "
+            "it is the only copy: older data would be served in their place; `sluice disk "
+            "check` shows more",
+            target->storage->path, (unsigned long long)status.faulty_first,
+            (unsigned long long)status.faulty_last);
+        return -SL_E_CHECKSUM;
+    }
+    return sl_store_apply_co(group, status.last_index);
+}
+
+static int mount_shard_co(struct sl_target *target, unsigned shard, struct sl_store_info *info)
+{
+    char error[512];
+    struct sl_storage *storage = target->storage;
+    struct sl_store_config config = {
+        .io = target->io,
+        .memory = target->memory,
+        .disk = target->disk,
+        .disk_info = target->disk_info,
+        .name = storage->path,
+        .shard = (uint16_t)shard,
+        .read_only = storage->config.read_only,
+    };
+    int result = sl_store_open_co(&config, &target->stores[shard], error, sizeof(error));
+    if (result < 0) {
+        target->stores[shard] = NULL;
+        sl_log_error("target", "storage '%s' cannot be opened: %s (%s)", storage->path, error,
+                     sl_error_name(result));
+        return result;
+    }
+    sl_store_info(target->stores[shard], info);
+    return find_group_co(target, target->stores[shard]);
+}
+
+static uint64_t capacity(const struct sl_store_info *info)
+{
+    /* Whole chunks in each shard; a single shard may end with a part of one. */
+    uint64_t bytes =
+        info->shard_count == 1 ? info->data_bytes : sl_align_down(info->data_bytes, SL_CHUNK_BYTES);
+    return bytes * info->shard_count;
+}
+
+static int store_mount_co(struct sl_target *target)
+{
+    struct sl_storage *storage = target->storage;
+    unsigned reactors = storage->config.reactor_count;
+    struct sl_store_info info;
+    unsigned shard = target->reactor_index;
+    int error;
+    do
+        error = mount_shard_co(target, shard, &info);
+    while (error == 0 && (shard += reactors) < info.shard_count);
+    if (error < 0)
+        return error;
+    if (info.shard_count % reactors != 0) {
+        sl_log_error(
+            "target",
+            "storage '%s' has %u shard(s), which %u reactors cannot share evenly: choose a "
+            "number of reactors that divides it, or format it with more shards",
+            storage->path, info.shard_count, reactors);
+        return -EINVAL;
+    }
+    storage->store_shards = info.shard_count;
+    error = sl_storage_learn(storage, target->reactor, capacity(&info));
+    memcpy(storage->info.storage_id, info.disk_id, sizeof(info.disk_id)); /* header: identity */
+    return error;
+}
+
+static void store_unmount_co(struct sl_target *target)
+{
+    for (unsigned i = 0; i < SL_COUNT_OF(target->stores); i++) {
+        sl_store_close_co(target->stores[i]);
+        target->stores[i] = NULL;
+    }
+}
+
+/* Where blocks of the storage are. */
+struct place {
+    struct sl_store_group *group;
+    uint32_t chunk;
+    uint16_t first_block;
+};
+
+static struct place place_of(struct sl_target *target, uint64_t offset_bytes)
+{
+    uint64_t number = offset_bytes / SL_CHUNK_BYTES;
+    unsigned shards = target->storage->store_shards;
+    return (struct place){
+        .group = sl_store_group_find(target->stores[number % shards], GROUP),
+        .chunk = (uint32_t)(number / shards),
+        .first_block = (uint16_t)(offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES),
+    };
+}
+
+static int store_read_co(struct sl_target *target, uint64_t offset_bytes,
+                         const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
+{
+    struct place place = place_of(target, offset_bytes);
+    return sl_store_read_into_co(place.group, place.chunk, place.first_block,
+                                 (uint16_t)(length_bytes / SL_BLOCK_BYTES), spans, span_count);
+}
+
+/* In entries of the length that the log takes: for all but tiny disks, one. */
+static int store_write_buf_co(struct sl_target *target, uint64_t offset_bytes, struct sl_buf *buf,
+                              uint32_t length_bytes)
+{
+    struct place place = place_of(target, offset_bytes);
+    struct sl_store_info info;
+    sl_store_info(target->stores[offset_bytes / SL_CHUNK_BYTES % target->storage->store_shards],
+                  &info);
+    int error = 0;
+    for (uint32_t done = 0; done < length_bytes && error == 0;) {
+        struct sl_iobuf payload;
+        uint32_t step = sl_min(length_bytes - done, info.entry_blocks_max * SL_BLOCK_BYTES);
+        sl_iobuf_init(&payload);
+        error = sl_iobuf_append_buf(&payload, buf, done, step);
+        if (error == 0)
+            error = sl_store_write_co(place.group, SL_ENTRY_WRITE, place.chunk,
+                                      (uint16_t)(place.first_block + done / SL_BLOCK_BYTES),
+                                      (uint16_t)(step / SL_BLOCK_BYTES), &payload, NULL);
+        sl_iobuf_fini(&payload);
+        done += step;
+    }
+    return error;
+}
+
+static int store_write_co(struct sl_target *target, uint64_t offset_bytes,
+                          const struct sl_span *spans, unsigned span_count, uint32_t length_bytes)
+{
+    struct sl_buf *buf = sl_buf_alloc_co(target->memory, length_bytes, SL_RESERVE_INTAKE);
+    if (buf == NULL)
+        return -ENOMEM;
+    uint8_t *to = buf->data;
+    for (unsigned i = 0; i < span_count; i++) {
+        sl_copy(sl_memory_copies(target->memory), SL_COPY_STABILISE, to, spans[i].data,
+                spans[i].length_bytes);
+        to += spans[i].length_bytes;
+    }
+    int error = store_write_buf_co(target, offset_bytes, buf, length_bytes);
+    sl_buf_unref(buf);
+    return error;
+}
+
+static int store_flush_co(struct sl_target *target)
+{
+    /* What was acknowledged is durable. */
+    return 0;
+}
+
+static int store_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes,
+                                 uint32_t length_bytes, bool keep)
+{
+    struct place place = place_of(target, offset_bytes);
+    return sl_store_write_co(place.group, SL_ENTRY_ZERO, place.chunk, place.first_block,
+                             (uint16_t)(length_bytes / SL_BLOCK_BYTES), NULL, NULL);
+}
+
+static void store_borrow(struct sl_target *target, uint64_t offset_bytes, uint32_t length_bytes,
+                         struct sl_span *span)
+{
+    *span = (struct sl_span){0};
+}
+
+const struct backend_ops sl_backend_store = {
+    .open = store_open,
+    .close = store_close,
+    .mount_co = store_mount_co,
+    .unmount_co = store_unmount_co,
+    .read_co = store_read_co,
+    .write_co = store_write_co,
+    .write_buf_co = store_write_buf_co,
+    .flush_co = store_flush_co,
+    .write_zeroes_co = store_write_zeroes_co,
+    .borrow = store_borrow,
+};

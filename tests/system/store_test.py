@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Goal: a target on a disk of the store loses nothing that it acknowledged, whatever kills it; `sluice disk` shows,
+checks and reads out what lies there; a disk that is not right is refused with a clear word.
+
+Method: the real programs. Rounds of kill -9 under a client that remembers what was acknowledged (journal_client.c);
+bytes turned on the disk must be found; the wrong disks are opened. STORE_ROUNDS: how many kills (default 6)."""
+import os
+import random
+import subprocess
+import sys
+import time
+
+from harness import MIB, Journal, World, expect, main
+
+DISK = 192 * MIB
+ROUNDS = int(os.environ.get("STORE_ROUNDS", "6"))
+SLUICE = JOURNAL = None
+
+
+def disk(world, *arguments, status=0, binary=False):
+    process = subprocess.run([SLUICE, "disk", *[str(a) for a in arguments]], capture_output=True, timeout=120,
+                             env=world.environment)
+    text = process.stderr.decode() + ("" if binary else process.stdout.decode())
+    expect(process.returncode == status, f"sluice disk {arguments} ended with {process.returncode}:\n{text}")
+    return process.stdout if binary else text
+
+
+def formatted(world, *more, size=DISK):
+    path = world.file("disk", size)
+    disk(world, "format", path, *more)
+    return path
+
+
+def test_kill(programs):
+    rng = random.Random(int(os.environ.get("STORE_SEED", "1")))
+    with World(programs) as world:
+        path = formatted(world)
+        target = world.target("tcp", f"store:{path}")
+        listen = target.address()
+        world.gateway("tcp", [listen])
+        for number in range(ROUNDS):
+            journal = Journal(world, JOURNAL, 1).loading()
+            time.sleep(rng.random() * 0.5)
+            target.kill()
+            world.forget(target)
+            if number % 3 == 2:
+                disk(world, "check", path)
+            target = world.target("tcp", f"store:{path}", listen=listen)
+            target.address()
+            journal.progress(50)
+            journal.finish()
+        Journal(world, JOURNAL, 1, mode="check").finish()
+        target.stop()
+        world.forget(target)
+        expect("nothing is wrong" in disk(world, "check", path), "check")
+
+
+def test_tools(programs):
+    with World(programs) as world:
+        path = formatted(world, "--shards", 2, size=700 * MIB)
+        expect("formats it nevertheless" in disk(world, "format", path, status=1), "format twice")
+        target = world.target("tcp", f"store:{path}", "--reactors", 2)
+        world.gateway("tcp", [target.address()])
+        content = world.file("content", 40 * MIB)
+        with open(content, "wb") as file:
+            file.write(random.Random(7).randbytes(40 * MIB - 4096))
+            file.truncate(40 * MIB)
+        output = world.run("--execution-strategy", "read_write_data_validity_test", "--storage-plain-content", content)
+        expect("data is valid" in output, output)
+        expect("a process serves it" in disk(world, "check", path, status=1), "lock")
+        target.stop()
+        world.forget(target)
+        dumped = disk(world, "dump", path, "--offset", 4096 * 3, "--length", 39 * MIB, binary=True)
+        expect(dumped == open(content, "rb").read()[4096 * 3:4096 * 3 + 39 * MIB], "what is dumped differs")
+        text = disk(world, "inspect", path)
+        expect("group 1: log behind" in text and "shard 1:" in text, text)
+        expect("nothing is wrong" in disk(world, "check", path), "check")
+        damage(world, path)
+
+
+def damage(world, path):
+    """Each byte that is turned in data is found, and only that."""
+    marker = open(f"{world.directory}/content", "rb").read(20 * MIB)[5 * MIB:5 * MIB + 32]
+    data = open(path, "rb").read()
+    at = data.rfind(marker)
+    expect(at > 0, "the data is not on the disk as it is")
+    turn(path, at)
+    text = disk(world, "check", path, status=1)
+    expect(text.count("cannot be read") >= 1 and "see above" in text, text)
+    turn(path, at)
+    expect("nothing is wrong" in disk(world, "check", path), "check")
+    for superblock in (0, 65536):
+        turn(path, superblock + 100)
+        expect("superblock" in disk(world, "check", path, status=1), "superblock")
+        turn(path, superblock + 100)
+
+
+def turn(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 16]))
+        os.fsync(file.fileno())
+
+
+def test_refusals(programs):
+    with World(programs) as world:
+        plain = world.file("plain", 64 * MIB)
+
+        def refused(spec, words, *more):
+            process = subprocess.run([programs[0], "-d", "tcp", "-l", "127.0.0.1:0", "--storage", spec, *more],
+                                     capture_output=True, text=True, timeout=60)
+            expect(process.returncode == 1 and words in process.stderr, f"{spec}: {process.returncode}: {process.stderr}")
+
+        refused(f"store:{plain}", "sluice disk format")
+        path = formatted(world)
+        refused(f"store:{path}", "number of reactors", "--reactors", "2")
+        for superblock in (0, 65536):
+            turn(path, superblock + 100)
+        refused(f"store:{path}", "checksum is wrong")
+        for superblock in (0, 65536):
+            turn(path, superblock + 100)
+        os.truncate(path, DISK - 4 * MIB)
+        refused(f"store:{path}", "give it its size back")
+        expect("the least" in disk(world, "format", world.file("small", 2 * MIB), status=1), "small")
+
+
+if __name__ == "__main__":
+    SLUICE, JOURNAL = os.path.abspath(sys.argv[4]), sys.argv[5]
+    main([test_kill, test_tools, test_refusals], sys.argv[1:4] + sys.argv[6:])
