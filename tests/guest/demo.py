@@ -11,7 +11,8 @@ from guest import EXT4, Failure, Guest, Image, Missing, disk
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FABRIC = os.environ.get("FABRIC", "ofi+verbs:rxe0")
-PROGRAMS = ["src/daemon/sluice-target", "src/daemon/sluice-gateway", "src/cli/sluice-initiator"]
+PROGRAMS = ["src/daemon/sluice-target", "src/daemon/sluice-gateway", "src/cli/sluice-initiator",
+            "src/cli/sluice/sluice"]
 SETTINGS = {"FABRIC": FABRIC, "BUILD": "/build", "DEMO_DIRECTORY": "/disk", "DEMO_MIB": "6", "DEMO_MOST_MIB": "8",
             "DEMO_SECOND_MIB": "8", "DEMO_SECONDS": "2", "FABRIC_HOST": rxe.ADDRESS, "PYTHONHOME": sys.base_prefix}
 DISK_MIB = 192
