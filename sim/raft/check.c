@@ -109,6 +109,51 @@ static void check_ack(struct cluster *cluster, struct replica *replica,
                   replica->node, index);
 }
 
+/* To whom a message may go, and who may say that it campaigns by its leader's wish (thesis 3.10).
+ */
+static void check_right(struct cluster *cluster, struct replica *replica,
+                        const struct sl_raft_message *m)
+{
+    struct replica *to = &cluster->nodes[m->to.node].replicas[replica->group];
+    if (m->kind == SL_RAFT_TIMEOUT_NOW && to->exists && to->id == m->to.id)
+        to->told_in_term = m->term.value;
+    if (m->kind != SL_RAFT_VOTE)
+        return;
+    const struct sl_raft_config *config = sl_raft_get_config(replica->raft);
+    if (m->to.id == replica->id || !sl_raft_config_is_voter(config, m->to.id))
+        violation(cluster, "n%u asks n%u for a vote, which is no voter", replica->node, m->to.node);
+    if ((m->flags & SL_RAFT_FLAG_TRANSFER) != 0 && replica->told_in_term + 1 != m->term.value)
+        violation(cluster, "n%u campaigns as by transfer, which nobody asked for", replica->node);
+}
+
+void check_step(struct cluster *cluster, struct replica *replica, enum sl_raft_event_kind kind,
+                int result)
+{
+    struct sl_raft_status status = replica_status(replica);
+    if (status.role != replica->role || status.leader.id != replica->leader)
+        violation(cluster, "n%u is in role %d under %lu, and has announced %d under %lu",
+                  replica->node, status.role, status.leader.id, replica->role, replica->leader);
+    /* Thesis 4.1: in force is the newest configuration in the log, whatever has become of it. */
+    if (replica->config_stale) {
+        replica->config_stale = false;
+        replica->config_index = replica->disk.snapshot.config.index.value;
+        for (uint32_t i = replica->log.count; i > 0; i--) {
+            const struct entry *entry = &replica->log.entries[i - 1];
+            if (entry->config >= 0) {
+                replica->config_index = cluster->configs[entry->config].index.value;
+                break;
+            }
+        }
+    }
+    if (sl_raft_get_config(replica->raft)->index.value != replica->config_index)
+        violation(cluster, "n%u acts by configuration %lu, its log ends with %lu", replica->node,
+                  sl_raft_get_config(replica->raft)->index.value, replica->config_index);
+    bool request = kind == SL_RAFT_PROPOSE || kind == SL_RAFT_CHANGE || kind == SL_RAFT_TRANSFER ||
+                   kind == SL_RAFT_READ || kind == SL_RAFT_COMPACTED || kind == SL_RAFT_COPIED;
+    if (result != 0 && !request && status.role != SL_RAFT_STOPPED)
+        violation(cluster, "n%u: event %d is refused: %d", replica->node, kind, result);
+}
+
 /* Persistent before responding (§5.1, figure 2); one vote a term (§5.2); durable before ack. */
 void check_send(struct cluster *cluster, struct replica *replica, const struct sl_raft_message *m)
 {
@@ -116,6 +161,7 @@ void check_send(struct cluster *cluster, struct replica *replica, const struct s
     bool granted = (m->flags & SL_RAFT_FLAG_GRANTED) != 0;
     if (m->kind == SL_RAFT_NOT_MEMBER)
         return;
+    check_right(cluster, replica, m);
     if (!pre && replica->disk.term != m->term.value)
         violation(cluster, "n%u speaks in term %lu, on its disk is %lu", replica->node,
                   m->term.value, replica->disk.term);

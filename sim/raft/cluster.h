@@ -66,6 +66,9 @@ void replica_serve_reads(struct cluster *cluster, struct replica *replica);
 /* check.c */
 __attribute__((format(printf, 2, 3))) void violation(struct cluster *cluster, const char *format,
                                                      ...);
+/* After a step: what was announced is so; what cannot be refused was not. */
+void check_step(struct cluster *cluster, struct replica *replica, enum sl_raft_event_kind kind,
+                int result);
 void check_send(struct cluster *cluster, struct replica *replica,
                 const struct sl_raft_message *message);
 void check_made(struct cluster *cluster, struct replica *replica, uint64_t index,

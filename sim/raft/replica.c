@@ -273,6 +273,7 @@ static void do_write(struct cluster *cluster, struct replica *replica,
             entry->term = action->term.value;
             check_made(cluster, replica, index, entry);
         }
+        replica->config_stale = replica->config_stale || entry->config >= 0;
         log_append(&replica->log, entry);
     }
     submit(cluster, replica,
@@ -311,6 +312,7 @@ static void do_role(struct cluster *cluster, struct replica *replica,
     if (replica->role != action->role)
         trace_note(cluster, replica->node, "%s t%lu", names[action->role], action->term.value);
     replica->role = action->role;
+    replica->leader = action->peer.id;
     replica->reader_count = 0; /* their clients ask again */
     check_role(cluster, replica, action->role, action->term.value);
 }
@@ -344,6 +346,7 @@ static void perform(struct cluster *cluster, struct replica *replica,
     case SL_RAFT_DO_TRUNCATE:
         trace_note(cluster, replica->node, "truncates from %lu", action->first.value);
         log_truncate(&replica->log, action->first.value);
+        replica->config_stale = true;
         submit(cluster, replica,
                (struct disk_op){.kind = OP_TRUNCATE, .first = action->first.value}, 0);
         break;
@@ -395,6 +398,7 @@ int replica_step(struct cluster *cluster, struct replica *replica, struct sl_raf
     int result = sl_raft_step(replica->raft, event, &cluster->output);
     for (unsigned i = 0; i < cluster->output.count && cluster->violation[0] == 0; i++)
         perform(cluster, replica, &cluster->output.actions[i]);
+    check_step(cluster, replica, event->kind, result);
     cluster_arm_tick(cluster, replica);
     return result;
 }
@@ -524,6 +528,7 @@ static void op_done(struct cluster *cluster, struct replica *replica, struct dis
         else
             log_clear(&replica->log, op->snapshot->index);
         load_snapshot(cluster, replica);
+        replica->config_stale = true;
         event.kind = SL_RAFT_COPIED;
         event.copied.index = sl_index_of(op->snapshot->index);
         event.copied.term = sl_term_of(op->snapshot->term);
@@ -653,6 +658,8 @@ void replica_start(struct cluster *cluster, struct replica *replica)
     free(configs);
     replica->running = true;
     replica->role = SL_RAFT_FOLLOWER;
+    replica->leader = 0;
+    replica->config_stale = true;
     replica->tick_ns = UINT64_MAX;
     replica->disk_busy_ns = 0;
     replica->waiter_count = replica->reader_count = 0;

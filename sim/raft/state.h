@@ -121,8 +121,12 @@ struct replica {
     struct registers registers;
     struct sl_raft_config config; /* as of the entry applied last */
     uint64_t applied;
-    enum sl_raft_role role;
-    uint64_t tick_ns; /* of the newest TICK in the queue; others are ignored */
+    enum sl_raft_role role; /* as announced; the leader's id, too */
+    uint64_t leader;
+    uint64_t config_index; /* of the newest configuration in the log */
+    bool config_stale;     /* the log has changed: look again */
+    uint64_t told_in_term; /* TimeoutNow was sent to it in that term */
+    uint64_t tick_ns;      /* of the newest TICK in the queue; others are ignored */
     struct waiter waiters[WAITERS_MAX];
     struct reader readers[WAITERS_MAX];
     unsigned waiter_count, reader_count;

@@ -179,8 +179,6 @@ void sl_raft_on_append(struct sl_raft *raft, const struct sl_raft_event *event)
         uint64_t known = sl_min((uint64_t)count, raft->commit.value - index.value);
         index.value += known;
         count -= (uint32_t)known;
-        if (count == 0)
-            index = sl_index_least(index, raft->commit);
     } else if (index.value > raft->log.last.value ||
                !sl_term_equal(sl_raft_log_term(&raft->log, index), m->index_term)) {
         sl_raft_reject(raft, index);

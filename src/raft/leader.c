@@ -54,7 +54,7 @@ static uint64_t match_of(const struct sl_raft *raft, unsigned slot)
 
 static uint64_t acked_of(const struct sl_raft *raft, unsigned slot)
 {
-    return is_self(raft, slot) ? raft->now_ns : acked_ns(&raft->progress[slot]);
+    return is_self(raft, slot) ? UINT64_MAX / 2 : acked_ns(&raft->progress[slot]); /* always */
 }
 
 static uint64_t round_of(const struct sl_raft *raft, unsigned slot)
@@ -471,7 +471,7 @@ bool sl_raft_has_lease(const struct sl_raft *raft, uint64_t now_ns)
     uint64_t lease_ns = raft->tuning->election_ns;
     if (SL_RAFT_RULE(LEASE_DRIFT))
         lease_ns =
-            lease_ns / (1000000 + raft->tuning->drift_ppm) * (1000000 - raft->tuning->drift_ppm);
+            lease_ns * (1000000 - raft->tuning->drift_ppm) / (1000000 + raft->tuning->drift_ppm);
     uint64_t acked = quorum(raft, acked_of);
     return acked != 0 && now_ns < acked + lease_ns;
 }

@@ -94,8 +94,6 @@ static void leave_leadership(struct sl_raft *raft)
 {
     for (unsigned slot = 0; slot < raft->configs[0].count; slot++)
         sl_raft_uncover(raft, &raft->progress[slot]);
-    raft->transfer_id = 0;
-    raft->round_wanted = false;
 }
 
 void sl_raft_become_follower(struct sl_raft *raft, struct sl_term term,
@@ -166,9 +164,11 @@ static const char *check_setup(const struct sl_raft_setup *setup)
     const struct sl_raft_tuning *tuning = setup->tuning;
     if (setup->self.id == 0)
         return "the replica has no id";
-    if (tuning->election_ns == 0 || tuning->heartbeat_ns == 0 ||
-        tuning->heartbeat_ns > tuning->election_ns / 3 || tuning->drift_ppm >= 1000000)
-        return "heartbeats must be at most a third of the election time-out, drift below 100 %";
+    if (tuning->election_ns == 0 || tuning->election_ns > 1000 * SL_NS_PER_S ||
+        tuning->heartbeat_ns == 0 || tuning->heartbeat_ns > tuning->election_ns / 3 ||
+        tuning->drift_ppm >= 1000000)
+        return "an election time-out is at most 1,000 s, heartbeats a third of it, drift below 100 "
+               "%";
     if (tuning->append_entries == 0 || tuning->window_entries == 0 ||
         tuning->uncommitted_entries == 0)
         return "a limit is 0";

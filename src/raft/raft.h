@@ -25,7 +25,7 @@ struct sl_raft;
 
 /* Shared by many groups; borrowed for their life. */
 struct sl_raft_tuning {
-    uint64_t election_ns;  /* T: a follower campaigns after T to 2 T of silence */
+    uint64_t election_ns;  /* T, up to 1,000 s: a follower campaigns after T to 2 T of silence */
     uint64_t heartbeat_ns; /* at most T / 3 */
     uint32_t drift_ppm;    /* clocks of two nodes run apart by at most that; below 1,000,000 */
     uint32_t append_entries;

@@ -125,6 +125,27 @@ static void bytes_are_counted(void **unused)
         sl_raft_log_bytes(&log, sl_index_of(1), sl_index_of(UINT64_C(100) * MARK_ENTRIES));
     assert_true(all <= total && all > total - 100 * MARK_ENTRIES);
     assert_int_equal(log.entry_bytes_most, 100);
+    /* The oldest buckets have become one, of 89 * 64 entries of 45 bytes in the mean. */
+    uint64_t oldest = sl_raft_log_bytes(&log, sl_index_of(1), sl_index_of(100));
+    assert_in_range(oldest, 4400, 4600);
+}
+
+/* Of committed terms the oldest makes room; its entries count as compacted. */
+static void room_is_made(void **unused)
+{
+    struct run runs[3];
+    struct log log = {.runs = runs, .run_capacity = 3};
+    for (uint64_t term = 1; term <= 3; term++)
+        sl_raft_log_append(&log, 2, sl_term_of(term), 2);
+    assert_true(sl_raft_log_make_room(&log, sl_term_of(3), sl_index_of(0)));
+    log.durable = sl_index_of(6);
+    assert_false(sl_raft_log_make_room(&log, sl_term_of(4), sl_index_of(1)));
+    log.durable = sl_index_of(1);
+    assert_false(sl_raft_log_make_room(&log, sl_term_of(4), sl_index_of(6)));
+    assert_int_equal(log.boundary.value, 0);
+    log.durable = sl_index_of(2);
+    assert_true(sl_raft_log_make_room(&log, sl_term_of(4), sl_index_of(2)));
+    assert_true(log.boundary.value == 2 && log.boundary_term.value == 1 && log.run_count == 2);
 }
 
 /* What is written counts only as far as it was not truncated since. */
@@ -152,6 +173,29 @@ static void written_and_truncated(void **unused)
     log.ticket = 4;
     sl_raft_log_written(&log, 4, sl_index_of(9));
     assert_int_equal(log.durable.value, 9);
+    /* Nothing is being written: what was cut off earlier says nothing about the next write. */
+    sl_raft_log_append(&log, 5, sl_term_of(5), 5);
+    log.ticket = 5;
+    sl_raft_log_truncate(&log, sl_index_of(13));
+    sl_raft_log_written(&log, 5, sl_index_of(14));
+    assert_int_equal(log.durable.value, 12);
+    /* All is written, then cut off; the next write is cut off further behind. */
+    sl_raft_log_truncate(&log, sl_index_of(11));
+    sl_raft_log_append(&log, 5, sl_term_of(6), 5);
+    log.ticket = 6;
+    sl_raft_log_truncate(&log, sl_index_of(14));
+    sl_raft_log_written(&log, 6, sl_index_of(15));
+    assert_int_equal(log.durable.value, 13);
+    /* After a resync: a write of the log before it. */
+    sl_raft_log_append(&log, 4, sl_term_of(6), 5);
+    log.ticket = 7;
+    sl_raft_log_reset(&log, sl_index_of(13), sl_term_of(6));
+    sl_raft_log_append(&log, 2, sl_term_of(7), 5);
+    log.ticket = 8;
+    sl_raft_log_written(&log, 7, sl_index_of(16));
+    assert_int_equal(log.durable.value, 13);
+    sl_raft_log_written(&log, 8, sl_index_of(15));
+    assert_int_equal(log.durable.value, 15);
 }
 
 /* ---- configurations */
@@ -186,6 +230,18 @@ static void changes_of_configurations(void **unused)
         config = after;
     }
     struct sl_raft_replica many = {99, 99}, two = {12, 2};
+    struct sl_raft_replica same_id = {13, 88}, same_node = {88, 3};
+    assert_int_equal(sl_raft_config_change(&config, SL_RAFT_ADD_LEARNER, same_id, &after), -EEXIST);
+    assert_int_equal(sl_raft_config_change(&config, SL_RAFT_ADD_LEARNER, same_node, &after),
+                     -EEXIST);
+    struct sl_raft_config stale = config;
+    stale.index = sl_index_of(9);
+    stale.count = 1;
+    stale.members[1].kind = SL_RAFT_VOTER; /* behind its end */
+    assert_int_equal(sl_raft_config_voter_count(&stale), 1);
+    struct sl_raft_replica new = {55, 55};
+    assert_int_equal(sl_raft_config_change(&stale, SL_RAFT_ADD_LEARNER, new, &after), 0);
+    assert_true(after.index.value == 0 && after.count == 2 && after.members[1].id == 55);
     assert_int_equal(sl_raft_config_change(&config, SL_RAFT_ADD_LEARNER, many, &after), -ENOSPC);
     assert_int_equal(sl_raft_config_change(&config, SL_RAFT_DEMOTE, two, &after), -EEXIST);
     assert_int_equal(sl_raft_config_change(&config, SL_RAFT_PROMOTE, two, &after), 0);
@@ -203,6 +259,8 @@ static void changes_of_configurations(void **unused)
         {.count = 1, .members = {{1, 1, 3}}},
         {.count = 2, .members = {{1, 1, SL_RAFT_VOTER}, {1, 2, SL_RAFT_VOTER}}},
         {.count = 2, .members = {{1, 1, SL_RAFT_VOTER}, {2, 1, SL_RAFT_VOTER}}},
+        {.count = 3,
+         .members = {{1, 1, SL_RAFT_VOTER}, {2, 2, SL_RAFT_VOTER}, {2, 3, SL_RAFT_VOTER}}},
     };
     for (unsigned i = 0; i < SL_COUNT_OF(unsound); i++)
         assert_false(sl_raft_config_is_sound(&unsound[i]));
@@ -417,6 +475,7 @@ static void alone(void **unused)
     while (sl_raft_get_status(raft, &status), !status.serving)
         obey(raft, output, now_ns);
     assert_true(sl_raft_has_lease(raft, now_ns));
+    assert_true(sl_raft_deadline(raft) > now_ns + 1000 * tuning.election_ns); /* nobody to miss */
     event = (struct sl_raft_event){.kind = SL_RAFT_READ, .now_ns = now_ns};
     assert_int_equal(sl_raft_step(raft, &event, output), 0);
     assert_true(output->round == 0 && output->index.value == 1);
@@ -447,6 +506,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(log_is_as_the_model),
         cmocka_unit_test(bytes_are_counted),
+        cmocka_unit_test(room_is_made),
         cmocka_unit_test(written_and_truncated),
         cmocka_unit_test(changes_of_configurations),
         cmocka_unit_test(contradictory_setups_are_refused),

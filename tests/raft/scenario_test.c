@@ -148,6 +148,7 @@ static void transfer(struct cluster *c, unsigned from, unsigned to)
 static void inject_timeout_now(struct cluster *c, unsigned from, unsigned to)
 {
     struct packet packet = {.kind = PACKET_RAFT, .from = from, .to = to};
+    at(c, to)->told_in_term = replica_status(at(c, to)).term.value;
     packet.message = (struct sl_raft_message){.kind = SL_RAFT_TIMEOUT_NOW,
                                               .from = {at(c, from)->id, from},
                                               .to = {at(c, to)->id, to},

@@ -207,6 +207,49 @@ static void entries_that_are_no_commands_count(void **unused)
     free(table);
 }
 
+/* Two tables at one index differ in their digests if they differ at all. */
+static void digests_tell_states_apart(void **unused)
+{
+    static const struct sl_command base[] = {{.kind = SL_COMMAND_ATTACH, .volume = 5, .epoch = 3},
+                                             {.kind = SL_COMMAND_OPEN, .session = 9}};
+    static const struct sl_command last[] = {
+        {.kind = SL_COMMAND_CLOSE, .session = 9},
+        {.kind = SL_COMMAND_CLOSE, .session = 8}, /* changes nothing */
+        {.kind = SL_COMMAND_OPEN, .session = 4},
+        {.kind = SL_COMMAND_OPEN, .session = 10},
+        {.kind = SL_COMMAND_ATTACH, .volume = 5, .epoch = 4},
+        {.kind = SL_COMMAND_ATTACH, .volume = 6, .epoch = 3},
+        {.kind = SL_COMMAND_VOID, .session = 9, .sequence = 1, .lowest = 1},
+        {.kind = SL_COMMAND_WRITE,
+         .session = 9,
+         .sequence = 1,
+         .lowest = 1,
+         .volume = 5,
+         .epoch = 3},
+        {.kind = SL_COMMAND_WRITE,
+         .session = 9,
+         .sequence = 200,
+         .lowest = 1,
+         .volume = 5,
+         .epoch = 3},
+        {.kind = SL_COMMAND_VOID, .session = 9, .sequence = 256, .lowest = 1},
+        {.kind = SL_COMMAND_VOID, .session = 9, .sequence = 5, .lowest = 5},
+    };
+    uint64_t digests[SL_COUNT_OF(last) + 1];
+    for (unsigned i = 0; i <= SL_COUNT_OF(last); i++) {
+        struct sl_session_table *table = make_table();
+        for (unsigned j = 0; j < SL_COUNT_OF(base); j++)
+            sl_session_apply(table, sl_index_of(j + 1), &base[j]);
+        if (i < SL_COUNT_OF(last))
+            sl_session_apply(table, sl_index_of(3), &last[i]);
+        digests[i] = sl_session_digest(table);
+        assert_true(digests[i] == sl_session_digest(table));
+        for (unsigned j = 0; j < i; j++)
+            assert_true(digests[i] != digests[j]);
+        free(table);
+    }
+}
+
 /* The saved form with its CRC made right again, to reach what lies behind the check. */
 static void seal(uint64_t *saved, size_t size)
 {
@@ -238,7 +281,10 @@ static void bad_bytes_change_nothing(void **unused)
     uint64_t nothing = sl_session_digest(other);
     size_t size = sl_session_save(table, saved, sizeof(saved));
     assert_int_equal(size, 32 + 2 * 80 + 16);
+    memset(bad, 0x55, sizeof(bad));
     assert_int_equal(sl_session_save(table, bad, size - 1), size);
+    for (size_t i = 0; i < size / 8; i++)
+        assert_true(bad[i] == UINT64_C(0x5555555555555555)); /* nothing is written */
     for (size_t at = 0; at < size; at++) {
         memcpy(bad, saved, size);
         ((unsigned char *)bad)[at] ^= 0x40;
@@ -278,6 +324,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decides_as_the_model),
         cmocka_unit_test(entries_that_are_no_commands_count),
+        cmocka_unit_test(digests_tell_states_apart),
         cmocka_unit_test(bad_bytes_change_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
