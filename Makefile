@@ -12,10 +12,12 @@ PART ?=
 ROUNDS ?=
 SEED ?=
 TIME ?= 60
-export PART ROUNDS SEED TIME
+# Of make mutants: one in so many.
+SHARE ?= 4
+export PART ROUNDS SEED TIME SHARE
 
 .NOTPARALLEL:
-.PHONY: all build demo demo-rdma test sim bench lint fuzz soak format clean help deps-build deps-test deps-bench \
+.PHONY: all build demo demo-rdma test sim mutants bench lint fuzz soak format clean help deps-build deps-test deps-bench \
 	deps-lint deps-fuzz
 
 all: build
@@ -35,6 +37,9 @@ test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line th
 
 sim: deps-test build ## breaks Raft clusters from SEED on for TIME seconds; a failure is drawn
 	@scripts/sim
+
+mutants: deps-test ## breaks the Raft core in 1 of SHARE (4) ways; what no test notices is in docs/mutants.md
+	@scripts/mutants
 
 bench: deps-bench build ## measures beside fio and plain sockets
 	@scripts/bench

@@ -297,7 +297,8 @@ static void contradictory_setups_are_refused(void **unused)
                                        .configs = &later,
                                        .config_count = 1};
     assert_int_equal(try_setup(&good), 0);
-    struct sl_raft_tuning beats = tuning, drift = tuning, none = tuning;
+    struct sl_raft_tuning beats = tuning, drift = tuning, none = tuning, slow = tuning;
+    slow.election_ns = 1001 * SL_NS_PER_S;
     beats.heartbeat_ns = tuning.election_ns / 2;
     drift.drift_ppm = 1000000;
     none.window_entries = 0;
@@ -306,7 +307,7 @@ static void contradictory_setups_are_refused(void **unused)
     struct sl_raft_config outside = config, at_boundary = config;
     outside.index = sl_index_of(19);
     at_boundary.index = sl_index_of(10);
-    static struct sl_raft_setup bad[14];
+    static struct sl_raft_setup bad[15];
     for (unsigned i = 0; i < SL_COUNT_OF(bad); i++)
         bad[i] = good;
     bad[0].self.id = 0;
@@ -323,6 +324,7 @@ static void contradictory_setups_are_refused(void **unused)
     bad[11].configs = &at_boundary;
     bad[12].boundary = sl_index_of(UINT64_MAX);
     bad[13].config = &later;
+    bad[14].tuning = &slow;
     for (unsigned i = 0; i < SL_COUNT_OF(bad); i++) {
         if (try_setup(&bad[i]) != -EINVAL)
             fail_msg("set-up %u is not refused", i);

@@ -248,6 +248,15 @@ static void digests_tell_states_apart(void **unused)
             assert_true(digests[i] != digests[j]);
         free(table);
     }
+    uint64_t alone[2];
+    for (unsigned i = 0; i < 2; i++) {
+        struct sl_command open = {.kind = SL_COMMAND_OPEN, .session = 8 + i};
+        struct sl_session_table *table = make_table();
+        sl_session_apply(table, sl_index_of(1), &open);
+        alone[i] = sl_session_digest(table);
+        free(table);
+    }
+    assert_true(alone[0] != alone[1]);
 }
 
 /* The saved form with its CRC made right again, to reach what lies behind the check. */
