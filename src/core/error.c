@@ -18,6 +18,9 @@ static const struct {
     [SL_E_VERSION - SL_E_CHECKSUM] = {"SL_E_VERSION", "No common protocol version"},
     [SL_E_PROTOCOL - SL_E_CHECKSUM] = {"SL_E_PROTOCOL", "Malformed or unexpected message"},
     [SL_E_UNREACHABLE - SL_E_CHECKSUM] = {"SL_E_UNREACHABLE", "Storage server unreachable"},
+    [SL_E_FENCED - SL_E_CHECKSUM] = {"SL_E_FENCED", "Volume attached by somebody else since"},
+    [SL_E_NO_SESSION - SL_E_CHECKSUM] = {"SL_E_NO_SESSION", "Session unknown or closed"},
+    [SL_E_VOIDED - SL_E_CHECKSUM] = {"SL_E_VOIDED", "Write given up; it will never apply"},
 };
 
 const char *sl_error_name(int error)

@@ -15,7 +15,10 @@ enum sl_error {
     SL_E_VERSION = 4101,     /* no common protocol version */
     SL_E_PROTOCOL = 4102,    /* malformed, unknown or out-of-order message */
     SL_E_UNREACHABLE = 4103, /* no storage server answered within the time-out */
-    SL_E_LAST = 4104,
+    SL_E_FENCED = 4104,      /* the volume was attached by somebody else since */
+    SL_E_NO_SESSION = 4105,  /* the group knows no such session: never opened, or closed */
+    SL_E_VOIDED = 4106,      /* the write was given up: it has not applied and never will */
+    SL_E_LAST = 4107,
 };
 
 /* "ENOSPC", "SL_E_KEY"; takes the code with either sign. Static storage, any thread. */

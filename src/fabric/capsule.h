@@ -33,6 +33,9 @@ enum sl_capsule_type {
     SL_CAPSULE_STOP_STORAGE = 20,
     SL_CAPSULE_SHUTDOWN = 21,
     SL_CAPSULE_STATISTICS = 22,
+    SL_CAPSULE_GROUP_IO = 23,    /* I/O on a replicated group, and what concerns its sessions */
+    SL_CAPSULE_GROUP_ADMIN = 24, /* create, status, membership */
+    SL_CAPSULE_RAFT = 25,        /* between targets */
     /* answers; use the receive that the requester keeps for it */
     SL_CAPSULE_REPLY = 64,
 };
@@ -74,7 +77,13 @@ enum sl_status {
     SL_STATUS_PROTOCOL = 17,    /* SL_E_PROTOCOL */
     SL_STATUS_NO_MEMORY = 18,   /* ENOMEM */
     SL_STATUS_CANCELED = 19,    /* ECANCELED: shut down before it ran */
-    SL_STATUS_LAST = 20,
+    SL_STATUS_FENCED = 20,      /* SL_E_FENCED: the volume was attached anew by somebody else */
+    SL_STATUS_NO_SESSION = 21,  /* SL_E_NO_SESSION: never opened, or closed */
+    SL_STATUS_VOIDED = 22,      /* SL_E_VOIDED: this write was given up and will never apply */
+    SL_STATUS_EXISTS = 23,      /* EEXIST */
+    SL_STATUS_AGAIN = 24,       /* EAGAIN: later, at the same place */
+    SL_STATUS_PERMISSION = 25,  /* EPERM: would leave the group without a voter, or the like */
+    SL_STATUS_LAST = 26,
 };
 /* Any errno maps to a status (unknown: MEDIUM); any status to a negative errno (unknown:
  * -SL_E_PROTOCOL). */
@@ -134,11 +143,65 @@ struct sl_capsule_storage {
 };
 _Static_assert(sizeof(struct sl_capsule_storage) == 80, "wire.md: storage capsule");
 
+/* What only a group can do, behind enum sl_io_opcode. */
+enum sl_group_opcode {
+    SL_GROUP_SESSION_OPEN = 16,
+    SL_GROUP_SESSION_CLOSE = 17,
+    SL_GROUP_VOID = 18,   /* the write `sequence` will never apply; answered EXISTS if it has */
+    SL_GROUP_ATTACH = 19, /* `volume` has `epoch` from now on; its holder of before is fenced */
+};
+
+/* I/O on a group: docs/wire.md, "Group I/O". Offsets are in the group's address space, whose chunks
+ * are those of the store; one request never crosses a chunk. */
+struct sl_group_message {
+    uint8_t opcode;        /* 0  enum sl_io_opcode or sl_group_opcode */
+    uint8_t flags;         /* 1  enum sl_group_flag */
+    uint16_t unfinished;   /* 2  WRITE and its like, VOID: `sequence` minus the lowest one whose
+                                  outcome the gateway does not know: 0 … SL_SESSION_WINDOW - 1 */
+    uint32_t group;        /* 4 */
+    uint32_t volume;       /* 8  whose epoch is checked; 0 = none (session operations) */
+    uint32_t length_bytes; /* 12 */
+    uint64_t offset_bytes; /* 16 */
+    uint64_t epoch;        /* 24 that the gateway attached the volume with; ATTACH: the new one */
+    uint64_t session;      /* 32 random, not 0, one of each (gateway, group) */
+    uint64_t sequence;     /* 40 WRITE, DISCARD, WRITE_ZEROES, VOID: from 1; else 0 */
+    uint64_t trace_id;     /* 48 */
+    uint8_t piece_count;   /* 56 remote pieces that follow */
+    uint8_t reserved[7];   /* 57 zero */
+};
+_Static_assert(sizeof(struct sl_group_message) == 64, "wire.md: group I/O");
+_Static_assert(offsetof(struct sl_group_message, trace_id) == 48, "wire.md: group I/O");
+
+enum sl_group_flag {
+    SL_GROUP_ANY_REPLICA =
+        1, /* READ: a follower may serve it, after asking the leader (read-index) */
+};
+
+struct sl_capsule_group_io {
+    struct sl_capsule_header header;
+    struct sl_group_message io;
+    struct sl_remote_piece pieces[SL_REMOTE_PIECES_MAX];
+};
+_Static_assert(sizeof(struct sl_capsule_group_io) == 240, "wire.md: group I/O");
+
+/* The REPLY to GROUP_IO and GROUP_ADMIN. With MOVED: who leads, as far as is known. */
+struct sl_capsule_group_reply {
+    struct sl_capsule_header header;
+    uint32_t leader_node;    /* 0 = not known */
+    uint32_t leader_reactor; /* of that node, or of this one if the group is another reactor's */
+    uint64_t term;
+    uint64_t epoch; /* ATTACH, FENCED: the one in force */
+    uint64_t reserved;
+};
+_Static_assert(sizeof(struct sl_capsule_group_reply) == 64, "wire.md: group reply");
+
 /* Any capsule, for buffers. */
 union sl_capsule {
     struct sl_capsule_header header;
     struct sl_capsule_io io;
     struct sl_capsule_storage storage;
+    struct sl_capsule_group_io group_io;
+    struct sl_capsule_group_reply group_reply;
     uint8_t bytes[SL_CAPSULE_BYTES_MAX];
 };
 _Static_assert(sizeof(union sl_capsule) == SL_CAPSULE_BYTES_MAX, "wire.md: capsule");

@@ -390,7 +390,7 @@ static bool take_credits(struct sl_connection *connection, uint16_t credits)
 
 static bool is_request(uint8_t type)
 {
-    return type >= SL_CAPSULE_IO && type <= SL_CAPSULE_STATISTICS;
+    return type >= SL_CAPSULE_IO && type <= SL_CAPSULE_RAFT;
 }
 
 /* Hands a request to the owner; the receive is posted again when the owner releases it. */

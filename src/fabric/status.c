@@ -24,6 +24,12 @@ static const int errno_of[SL_STATUS_LAST] = {
     [SL_STATUS_PROTOCOL] = SL_E_PROTOCOL,
     [SL_STATUS_NO_MEMORY] = ENOMEM,
     [SL_STATUS_CANCELED] = ECANCELED,
+    [SL_STATUS_FENCED] = SL_E_FENCED,
+    [SL_STATUS_NO_SESSION] = SL_E_NO_SESSION,
+    [SL_STATUS_VOIDED] = SL_E_VOIDED,
+    [SL_STATUS_EXISTS] = EEXIST,
+    [SL_STATUS_AGAIN] = EAGAIN,
+    [SL_STATUS_PERMISSION] = EPERM,
 };
 
 enum sl_status sl_status_from_errno(int error)
