@@ -17,6 +17,9 @@ struct sluice_command {
 int sluice_dispatch(const char *program, const char *summary, const struct sluice_command *table,
                     int argc, char **argv);
 
+/* cluster.c */
+int sluice_cluster(int argc, char **argv);
+
 /* disk.c */
 int sluice_disk(int argc, char **argv);
 

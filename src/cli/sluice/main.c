@@ -6,6 +6,7 @@
 #include "core/options.h"
 
 static const struct sluice_command commands[] = {
+    {"cluster", "writes, checks and shows cluster files", sluice_cluster},
     {"disk", "format, check, show and read out disks", sluice_disk},
     {"fabric", "devices, latency and bandwidth between hosts", sluice_fabric},
     {NULL},
