@@ -25,7 +25,7 @@ struct sl_reactor;
 /* What the engine below gives. `engine` is its own pointer. */
 struct sl_reactor_engine {
     void *engine;
-    /* Monotonic nanoseconds (real: CLOCK_MONOTONIC; simulated: virtual). */
+    /* Monotonic nanoseconds (real: CLOCK_BOOTTIME; simulated: virtual). */
     uint64_t (*now_ns)(void *engine);
     /* Submits what was queued and reaps completions without blocking; answers how many were
      * handled. */

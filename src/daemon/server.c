@@ -27,6 +27,8 @@ struct process {
      * by `reaching`. */
     struct sl_fabric *serving[SL_RUNTIME_REACTORS_MAX];
     struct sl_fabric *reaching[SL_RUNTIME_REACTORS_MAX];
+    /* A third: with it targets connect to one another, and let one another read their memory. */
+    struct sl_fabric *peering[SL_RUNTIME_REACTORS_MAX];
     struct sl_target *targets[SL_RUNTIME_REACTORS_MAX];
     struct sl_gateway *gateways[SL_RUNTIME_REACTORS_MAX];
     struct sl_io *ios[SL_RUNTIME_REACTORS_MAX];
@@ -120,6 +122,7 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
                          struct sl_fabric **fabric)
 {
     const struct sl_server_config *config = process->config;
+    bool peering = fabric == &process->peering[node->index];
     struct sl_fabric_config fabric_config = {
         .link = config->link,
         .domain =
@@ -127,7 +130,7 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
                 .io = node->io,
                 .memory = node->memory,
                 .device = config->device,
-                .arena_access = 0,
+                .arena_access = peering ? SL_ACCESS_REMOTE_READ : 0,
                 /* Targets are always the active side; gateways let targets reach their clients'
                    memory. */
                 .foreign_access =
@@ -136,10 +139,11 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
         .reactor = node->reactor,
         .role = role,
         /* Of this reactor: a target tells a reconnect from another reactor's connection by it. */
-        .instance_id = process->instance_id + node->index * UINT64_C(0x9e3779b97f4a7c15),
+        .instance_id =
+            process->instance_id + node->index * UINT64_C(0x9e3779b97f4a7c15) + (peering ? 1 : 0),
         /* Targets ask gateways for nothing: a target need not keep receives for their answers. */
-        .credits = role == SL_ROLE_GATEWAY ? 1 : config->credits,
-        .in_capsule_bytes = role == SL_ROLE_TARGET ? SL_IN_CAPSULE_BYTES_MAX : 0,
+        .credits = role == SL_ROLE_GATEWAY || peering ? 1 : config->credits,
+        .in_capsule_bytes = role == SL_ROLE_TARGET && !peering ? SL_IN_CAPSULE_BYTES_MAX : 0,
         .heartbeat_timeout_ns = config->heartbeat_timeout_ns,
     };
     if (process->injections[node->index].lower != NULL) {
@@ -153,6 +157,16 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
                      config->link->name, config->device != NULL ? config->device : "any",
                      sl_error_text(error), sl_error_name(error));
     return error;
+}
+
+static int join_cluster(struct process *process, struct sl_runtime_node *node)
+{
+    struct sl_target_cluster_config cluster = process->config->cluster;
+    cluster.instance = process->instance_id;
+    int error = create_fabric(process, node, SL_ROLE_TARGET, &process->peering[node->index]);
+    return error < 0 ? error
+                     : sl_target_cluster_begin(process->targets[node->index],
+                                               process->peering[node->index], &cluster);
 }
 
 static int64_t node_start_co(void *argument)
@@ -169,6 +183,8 @@ static int64_t node_start_co(void *argument)
             process->disk_ios[index] != NULL ? process->disk_ios[index] : node->io;
         error = sl_target_create(process->storage, index, disk_io, node->memory,
                                  &process->targets[index]);
+        if (error == 0 && config->in_cluster)
+            error = join_cluster(process, node);
         if (error == 0)
             error = sl_target_mount_co(process->targets[index]);
         if (error == 0)
@@ -210,7 +226,10 @@ static int64_t node_stop_co(void *argument)
     struct process *process = call->process;
     unsigned index = call->node->index;
     sl_gateway_destroy(process->gateways[index]);
-    struct sl_fabric *fabrics[] = {process->serving[index], process->reaching[index]};
+    if (process->targets[index] != NULL)
+        sl_target_cluster_stop_co(process->targets[index]);
+    struct sl_fabric *fabrics[] = {process->serving[index], process->reaching[index],
+                                   process->peering[index]};
     for (unsigned i = 0; i < SL_COUNT_OF(fabrics); i++) {
         if (fabrics[i] != NULL)
             sl_fabric_drain_co(fabrics[i]);
@@ -326,7 +345,8 @@ static int64_t node_report_co(void *argument)
     unsigned arena_count = 0, foreign_count = 0;
     sl_memory_statistics(call->node->memory, &memory);
     sl_reactor_statistics(call->node->reactor, &reactor);
-    const struct sl_fabric *fabrics[] = {process->serving[index], process->reaching[index]};
+    const struct sl_fabric *fabrics[] = {process->serving[index], process->reaching[index],
+                                         process->peering[index]};
     for (unsigned i = 0; i < SL_COUNT_OF(fabrics); i++) {
         struct sl_fabric_statistics statistics = {0};
         if (fabrics[i] != NULL)

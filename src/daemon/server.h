@@ -28,6 +28,8 @@ struct sl_server_config {
     bool has_target;
     struct sl_storage_config storage;
     const char *listen_address; /* NULL: none (a gateway in this process is the only user) */
+    bool in_cluster; /* the storage holds replicas of groups; listen_address is needed then */
+    struct sl_target_cluster_config cluster; /* but for its instance */
 
     bool has_gateway;
     struct sl_gateway_config gateway;

@@ -45,8 +45,7 @@ struct sl_raft_links *sl_raft_links_init(void *memory, unsigned capacity, uint64
     return links;
 }
 
-/* The link to a node, made when first asked for; NULL if there are too many. */
-struct sl_raft_link *sl_raft_links_get(struct sl_raft_links *links, uint32_t node)
+static struct sl_raft_link *get(struct sl_raft_links *links, uint32_t node)
 {
     for (unsigned i = 0; i < links->count; i++) {
         if (links->links[i].node == node)
@@ -61,6 +60,35 @@ struct sl_raft_link *sl_raft_links_get(struct sl_raft_links *links, uint32_t nod
         .follow_generation = 1,
     };
     return link;
+}
+
+/* The link to a node, made when first asked for; NULL if there are too many, or it is not to be
+ * used. */
+struct sl_raft_link *sl_raft_links_get(struct sl_raft_links *links, uint32_t node)
+{
+    struct sl_raft_link *link = get(links, node);
+    return link != NULL && !link->refused ? link : NULL;
+}
+
+/* Nothing that we lead is covered until its leader says so. */
+static void lead_anew(struct sl_raft_link *link)
+{
+    link->unequal = 0;
+    link->lead_epoch += 2; /* stays odd, so never 0 */
+    link->lead_count = 0;
+    link->lead_sum[0] = link->lead_sum[1] = 0;
+}
+
+bool sl_raft_links_allow(struct sl_raft_links *links, uint32_t node, bool allowed)
+{
+    struct sl_raft_link *link = get(links, node);
+    if (link == NULL)
+        return false;
+    bool covered = !allowed && !link->refused && (link->lead_count > 0 || link->follow_count > 0);
+    link->refused = !allowed;
+    if (covered)
+        lead_anew(link);
+    return covered;
 }
 
 unsigned sl_raft_links_beat(struct sl_raft_links *links, uint32_t node, uint64_t now_ns,
@@ -119,10 +147,7 @@ bool sl_raft_links_answered(struct sl_raft_links *links, uint32_t node, uint64_t
     if (++link->unequal < BEATS_UNEQUAL_MAX)
         return false;
     SL_RAFT_COVER(BEAT_RESET);
-    link->unequal = 0;
-    link->lead_epoch += 2; /* stays odd, so never 0 */
-    link->lead_count = 0;
-    link->lead_sum[0] = link->lead_sum[1] = 0;
+    lead_anew(link);
     return true;
 }
 

@@ -35,6 +35,10 @@ size_t sl_raft_links_bytes(unsigned capacity);
 /* `memory` is aligned to 8 and stays the caller's; `seed` is random and another one each start. */
 struct sl_raft_links *sl_raft_links_init(void *memory, unsigned capacity, uint64_t seed);
 
+/* Whether groups may be covered by a beat to or from `node`: yes, until it is said. Both ends must
+ * say the same, before the first message. True: some were and are no longer, so every group here
+ * must get a TICK now. */
+bool sl_raft_links_allow(struct sl_raft_links *links, uint32_t node, bool allowed);
 /* Whether a beat to `node` is needed: 0 if we lead no group that one covers there, else their
  * number. Called each heartbeat interval; fills `beat`. */
 unsigned sl_raft_links_beat(struct sl_raft_links *links, uint32_t node, uint64_t now_ns,

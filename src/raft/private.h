@@ -65,6 +65,7 @@ struct progress {
 
 struct sl_raft_link {
     uint32_t node;
+    bool refused; /* never covers anything */
     uint32_t lead_count, follow_count;
     uint32_t unequal;
     uint64_t lead_epoch, lead_sum[2];

@@ -505,3 +505,13 @@ struct sl_term sl_raft_term_at(const struct sl_raft *raft, struct sl_index index
 {
     return sl_raft_log_term(&raft->log, index);
 }
+
+struct sl_index sl_raft_match(const struct sl_raft *raft, uint64_t id)
+{
+    int slot = sl_raft_config_find(&raft->configs[0], id);
+    if (id == raft->self.id)
+        return raft->log.durable;
+    if (slot < 0 || raft->role != SL_RAFT_LEADER)
+        return sl_index_of(0);
+    return raft->progress[slot].match;
+}

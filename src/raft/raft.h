@@ -115,6 +115,9 @@ bool sl_raft_has_lease(const struct sl_raft *raft, uint64_t now_ns);
 /* The configuration in force: the newest in the log, committed or not; good until the next step.
  * (A snapshot's is another one: that of the last configuration entry which it has applied.) */
 const struct sl_raft_config *sl_raft_get_config(const struct sl_raft *raft);
+/* Up to where member `id` is known to have the log durably: a leader knows it, of its own log
+ * anybody; 0: not known. */
+struct sl_index sl_raft_match(const struct sl_raft *raft, uint64_t id);
 /* The term of an entry from boundary to last; 0 outside. */
 struct sl_term sl_raft_term_at(const struct sl_raft *raft, struct sl_index index);
 /* The answer to a message for a replica that is not here; `message` is a peer's. */

@@ -243,6 +243,12 @@ enum sl_verdict sl_session_apply(struct sl_session_table *table, struct sl_index
     return verdict;
 }
 
+uint64_t sl_session_epoch(const struct sl_session_table *table, uint64_t volume)
+{
+    unsigned slot = volume_slot(table, volume);
+    return has_volume(table, slot, volume) ? table->volumes[slot].epoch : 0;
+}
+
 struct sl_index sl_session_index(const struct sl_session_table *table)
 {
     return table->index;

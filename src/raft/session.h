@@ -64,6 +64,8 @@ enum sl_verdict sl_session_apply(struct sl_session_table *table, struct sl_index
 /* What sl_session_apply() would say now, for admission; changes nothing. */
 enum sl_verdict sl_session_preview(const struct sl_session_table *table,
                                    const struct sl_command *command);
+/* The attach epoch of a volume in force; 0: it was never attached. */
+uint64_t sl_session_epoch(const struct sl_session_table *table, uint64_t volume);
 struct sl_index sl_session_index(const struct sl_session_table *table);
 /* The same on all replicas at one index. */
 uint64_t sl_session_digest(const struct sl_session_table *table);

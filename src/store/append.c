@@ -284,7 +284,7 @@ static int apply_entry_co(struct sl_store_group *group, uint64_t index)
     if (error < 0)
         return error;
     struct entry *entry = store_log_get(group, index);
-    if (!has_chunk(entry->type)) {
+    if (!has_chunk(entry->type) || (entry->flags & SL_ENTRY_SKIPPED) != 0) {
         entry->flags |= SL_ENTRY_VISIBLE;
         store_entry_drop_payload(store, entry);
         return 0;
@@ -298,6 +298,14 @@ static int apply_entry_co(struct sl_store_group *group, uint64_t index)
         error = overlay_add(chunk, entry);
     chunk_unuse(chunk);
     return error;
+}
+
+void sl_store_entry_skip(struct sl_store_group *group, uint64_t index)
+{
+    struct entry *entry = store_log_get(group, index);
+    SL_ASSERT(index > group->applied_index);
+    if (entry != NULL)
+        entry->flags |= SL_ENTRY_SKIPPED;
 }
 
 int sl_store_apply_co(struct sl_store_group *group, uint64_t index)

@@ -96,12 +96,8 @@ void sl_batch_seal(void *block, const struct sl_batch_header *header)
 
 /* ---- parsing ---- */
 
-bool sl_batch_next(const void *block, uint32_t *offset, struct sl_record *record)
+static void take_record(const uint8_t *at, struct sl_record *record)
 {
-    struct sl_batch_header header = counts(block);
-    if (*offset >= header.record_bytes)
-        return false;
-    const uint8_t *at = (const uint8_t *)block + sizeof(header) + *offset;
     *record = (struct sl_record){0};
     memcpy(&record->head, at, sizeof(record->head)); /* header: record */
     if (record->head.kind == SL_RECORD_ENTRY) {
@@ -119,6 +115,14 @@ bool sl_batch_next(const void *block, uint32_t *offset, struct sl_record *record
         memcpy(&vote, at, sizeof(vote)); /* header: record */
         record->vote = vote.vote;
     }
+}
+
+bool sl_batch_next(const void *block, uint32_t *offset, struct sl_record *record)
+{
+    struct sl_batch_header header = counts(block);
+    if (*offset >= header.record_bytes)
+        return false;
+    take_record((const uint8_t *)block + sizeof(header) + *offset, record);
     *offset += record->head.bytes;
     return true;
 }
@@ -224,4 +228,34 @@ int sl_batch_parse(const void *block, const struct sl_batch_place *place,
     else
         *why = check_records(block, header);
     return *why == NULL ? 0 : -SL_E_PROTOCOL;
+}
+
+/* ---- a record by itself ---- */
+
+uint32_t sl_record_encode(void *to, uint32_t room, struct sl_record *record)
+{
+    uint32_t bytes =
+        sl_record_entry_bytes(record->head.type, record->block_count, record->extra_bytes);
+    if (bytes > room)
+        return 0;
+    record->head.kind = SL_RECORD_ENTRY;
+    record->head.bytes = (uint16_t)bytes;
+    record->payload_first = 0;
+    memset(to, 0, bytes);
+    put_entry(to, record);
+    return bytes;
+}
+
+const char *sl_record_decode(const void *at, uint32_t left, struct sl_record *record)
+{
+    if (left < sizeof(struct sl_record_head))
+        return "half a record";
+    const char *why = check_size(at, left);
+    if (why != NULL)
+        return why;
+    take_record(at, record);
+    if (record->head.kind != SL_RECORD_ENTRY)
+        return "a record that is no entry's";
+    uint32_t payload_blocks = record->payload_first;
+    return check_entry(record, &payload_blocks);
 }

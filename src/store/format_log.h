@@ -101,6 +101,13 @@ bool sl_batch_add(void *block, struct sl_record *record);
 /* Fills in the rest of `header` (its counts are the batch's) and the CRC. */
 void sl_batch_seal(void *block, const struct sl_batch_header *header);
 
+/* An entry's record by itself, as messages between replicas carry it; its place in a payload is 0.
+ * Answers its bytes; 0: more than `room`. */
+uint32_t sl_record_encode(void *to, uint32_t room, struct sl_record *record);
+/* The entry's record that begins at `at`; `left` bytes are there, anything may be in them. NULL:
+ * right, and record->head.bytes long; else what is wrong. */
+const char *sl_record_decode(const void *at, uint32_t left, struct sl_record *record);
+
 struct sl_batch_place {
     const struct sl_superblock *superblock;
     uint16_t shard;

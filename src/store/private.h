@@ -42,6 +42,7 @@
 enum {
     SL_ENTRY_FAULTY = 1,  /* its payload on disk is damaged */
     SL_ENTRY_VISIBLE = 2, /* applied: readers see it */
+    SL_ENTRY_SKIPPED = 4, /* changes no block */
 };
 
 /* Of a log, from its append until its segment is freed. */
@@ -292,7 +293,6 @@ void settle_checkpoint(struct sl_store *store);
 
 /* store.c */
 void stop_background_co(struct sl_store *store);
-
 /* root.c */
 int root_load_co(struct sl_store *store, struct sl_root_header *header, char *error,
                  size_t error_bytes);

@@ -41,6 +41,10 @@ struct sl_store_config {
     uint64_t
         overlay_bytes;    /* payload kept in memory before it is applied; 0 = a quarter of memory */
     uint64_t table_bytes; /* chunk tables kept in memory; 0 = all */
+    /* Before a checkpoint chooses what the log keeps: the moment to call sl_store_state_set(). Must
+     * not await. NULL: nothing to say. */
+    void (*checkpointing)(void *context);
+    void *context;
 };
 
 /* Reads the superblock, the root and the log; on errors nothing was written. Logs what it found.
@@ -182,6 +186,9 @@ int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct 
 /* Everything up to `index` is committed: readers see it. Its entries must be durable here: waits
  * for that. */
 int sl_store_apply_co(struct sl_store_group *group, uint64_t index);
+/* The entry, which is not applied yet, never changes a block: a duplicate, say. Not remembered
+ * beyond a restart. */
+void sl_store_entry_skip(struct sl_store_group *group, uint64_t index);
 /* `block_count` blocks of a chunk, verified: appended to `data`, shared: from memory if they are
  * there, else read. -SL_E_CHECKSUM: one is damaged. Never written ones are zeroes. */
 int sl_store_read_co(struct sl_store_group *group, uint32_t chunk, uint16_t first_block,

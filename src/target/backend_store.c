@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "store/store.h"
+#include "target/cluster.h"
 #include "target/private.h"
 
 #define GROUP 1u
@@ -76,6 +77,9 @@ static int mount_shard_co(struct sl_target *target, unsigned shard, struct sl_st
         .name = storage->path,
         .shard = (uint16_t)shard,
         .read_only = storage->config.read_only,
+        .cluster_id = target->cluster != NULL ? target->cluster->config.cluster_id : NULL,
+        .checkpointing = target->cluster != NULL ? sl_cluster_checkpointing : NULL,
+        .context = target->cluster,
     };
     int result = sl_store_open_co(&config, &target->stores[shard], error, sizeof(error));
     if (result < 0) {
@@ -85,7 +89,7 @@ static int mount_shard_co(struct sl_target *target, unsigned shard, struct sl_st
         return result;
     }
     sl_store_info(target->stores[shard], info);
-    return find_group_co(target, target->stores[shard]);
+    return target->cluster == NULL ? find_group_co(target, target->stores[shard]) : 0;
 }
 
 static uint64_t capacity(const struct sl_store_info *info)

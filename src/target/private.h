@@ -12,6 +12,7 @@
 #define SL_STORAGE_PATH_BYTES_MAX 512
 
 struct sl_target;
+struct sl_target_cluster;
 
 /* Where blocks live. Offsets are the storage's; a call never crosses a shard and holds the range
  * lock. */
@@ -72,7 +73,8 @@ struct sl_target {
     struct sl_list peers; /* connections, oldest first */
     struct sl_wait_queue peers_changed;
     struct sl_target_statistics statistics;
-    const struct sl_inject *inject; /* whose hits are shown; may be NULL */
+    const struct sl_inject *inject;    /* whose hits are shown; may be NULL */
+    struct sl_target_cluster *cluster; /* NULL: the storage is this node's alone */
 };
 
 /* storage.c; called by backend_disk.c and sl_target_create() on the first reactor */

@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "fabric/statistics.h"
+#include "target/cluster.h"
 #include "target/private.h"
 
 /* One gateway connection. Freed when it is closed and nothing of it is in flight. */
@@ -28,8 +29,9 @@ struct peer {
     struct sl_connection *connection; /* NULL once closed */
     uint64_t instance_id;
     unsigned inflight_count;
-    bool clear;   /* no older connection of this instance is left */
-    bool started; /* START_STORAGE came: I/O is taken */
+    bool clear;       /* no older connection of this instance is left */
+    bool started;     /* START_STORAGE came: I/O is taken */
+    uint32_t node_id; /* of a target that said hello; 0: none did */
 };
 
 struct serve {
@@ -99,8 +101,11 @@ static void answer_storage(struct peer *peer, struct sl_received *received)
     reply.storage.block_bytes = SL_BLOCK_BYTES;
     reply.storage.shard_bytes = SL_SHARD_BYTES;
     reply.storage.reactor_count = storage->config.reactor_count;
-    reply.storage.transfer_bytes_max = SL_TRANSFER_BYTES_MAX;
-    reply.storage.storage_flags = storage->info.read_only ? 1 : 0;
+    reply.storage.transfer_bytes_max = peer->target->cluster != NULL
+                                           ? peer->target->cluster->entry_bytes_max
+                                           : SL_TRANSFER_BYTES_MAX;
+    reply.storage.storage_flags =
+        (storage->info.read_only ? 1 : 0) | (peer->target->cluster != NULL ? 4 : 0);
     memcpy(reply.storage.storage_id, storage->info.storage_id, 16); /* header: identity */
     sl_connection_reply(received, &reply);
 }
@@ -225,7 +230,7 @@ static int serve_io_co(struct peer *peer, struct sl_received *received)
 {
     struct sl_target *target = peer->target;
     const struct sl_io_message *io = &received->capsule.io.io;
-    if (!peer->started)
+    if (!peer->started || target->cluster != NULL)
         return -EBADFD;
     int error = check_pieces(received);
     if (error == 0)
@@ -245,15 +250,32 @@ static int serve_io_co(struct peer *peer, struct sl_received *received)
                                      : serve_read_co(target, received);
 }
 
+static void serve_one_co(struct peer *peer, struct sl_received *received)
+{
+    struct sl_target_cluster *cluster = peer->target->cluster;
+    uint8_t type = received->capsule.header.type;
+    int result = 0;
+    if (type == SL_CAPSULE_IO)
+        result = serve_io_co(peer, received);
+    else if (cluster == NULL)
+        result = -EOPNOTSUPP;
+    else if (type == SL_CAPSULE_GROUP_IO)
+        sl_cluster_serve_group_co(cluster, received);
+    else if (type == SL_CAPSULE_GROUP_ADMIN)
+        sl_cluster_serve_admin_co(cluster, received);
+    else
+        sl_cluster_serve_raft_co(cluster, received, &peer->node_id);
+    if (result < 0 || (result == 0 && type == SL_CAPSULE_IO))
+        answer(received, result);
+}
+
 static void serve_entry_co(void *argument)
 {
     struct serve serve = *(struct serve *)argument;
     struct peer *peer = serve.peer;
     struct sl_target *target = peer->target;
     sl_pool_put(&target->serves, argument);
-    int result = serve_io_co(peer, serve.received);
-    if (result <= 0)
-        answer(serve.received, result);
+    serve_one_co(peer, serve.received);
     sl_received_release(serve.received);
     target->statistics.inflight_count--;
     peer->inflight_count--;
@@ -263,7 +285,8 @@ static void serve_entry_co(void *argument)
 static void serve_io(struct peer *peer, struct sl_received *received)
 {
     struct sl_target *target = peer->target;
-    if (received->capsule.header.length_bytes < offsetof(struct sl_capsule_io, pieces)) {
+    bool is_io = received->capsule.header.type == SL_CAPSULE_IO;
+    if (is_io && received->capsule.header.length_bytes < offsetof(struct sl_capsule_io, pieces)) {
         sl_connection_shutdown(received->connection, -SL_E_PROTOCOL);
         sl_received_release(received);
         return;
@@ -287,6 +310,9 @@ static void peer_received(void *owner, struct sl_received *received)
     struct peer *peer = owner;
     switch (received->capsule.header.type) {
     case SL_CAPSULE_IO:
+    case SL_CAPSULE_GROUP_IO:
+    case SL_CAPSULE_GROUP_ADMIN:
+    case SL_CAPSULE_RAFT:
         serve_io(peer, received);
         return;
     case SL_CAPSULE_QUERY_STORAGE:
@@ -313,6 +339,11 @@ static void peer_received(void *owner, struct sl_received *received)
 
 /* ---- connections ---- */
 
+static const char *role_name(enum sl_role role)
+{
+    return role == SL_ROLE_GATEWAY ? "gateway" : role == SL_ROLE_TARGET ? "target" : "tool";
+}
+
 static void peer_opened(void *listener_owner, struct sl_connection *connection)
 {
     struct sl_target *target = listener_owner;
@@ -333,7 +364,7 @@ static void peer_opened(void *listener_owner, struct sl_connection *connection)
     }
     sl_list_append(&target->peers, &peer->node);
     sl_connection_set_owner(connection, peer);
-    sl_log_info("target", "gateway %016llx connected from %s to reactor %u",
+    sl_log_info("target", "%s %016llx connected from %s to reactor %u", role_name(info->role),
                 (unsigned long long)info->instance_id, info->address, target->reactor_index);
 }
 
@@ -342,9 +373,11 @@ static void peer_closed(void *owner, struct sl_connection *connection, int reaso
     struct peer *peer = owner;
     if (peer == NULL)
         return;
-    sl_log_info("target", "gateway %016llx left reactor %u: %s",
-                (unsigned long long)peer->instance_id, peer->target->reactor_index,
-                sl_error_text(reason));
+    if (peer->target->cluster != NULL && peer->node_id != 0)
+        sl_peer_left(peer->target->cluster, peer->node_id, connection);
+    sl_log_info(
+        "target", "%s %016llx left reactor %u: %s", role_name(sl_connection_peer(connection)->role),
+        (unsigned long long)peer->instance_id, peer->target->reactor_index, sl_error_text(reason));
     peer->connection = NULL;
     peer_release(peer);
 }

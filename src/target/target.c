@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/inject.h"
 #include "core/log.h"
+#include "target/cluster.h"
 #include "target/private.h"
 
 #define SERVES_A_SLAB 64
@@ -45,7 +46,9 @@ int sl_target_create(struct sl_storage *storage, unsigned reactor_index, struct 
 int sl_target_mount_co(struct sl_target *target)
 {
     const struct backend_ops *backend = target->storage->backend;
-    return backend->mount_co != NULL ? backend->mount_co(target) : 0;
+    int error = backend->mount_co != NULL ? backend->mount_co(target) : 0;
+    return error == 0 && target->cluster != NULL ? sl_cluster_open_groups_co(target->cluster)
+                                                 : error;
 }
 
 void sl_target_unmount_co(struct sl_target *target)
@@ -61,6 +64,7 @@ void sl_target_destroy(struct sl_target *target)
     SL_ASSERT(target->statistics.inflight_count == 0 && sl_list_is_empty(&target->waiters.list));
     SL_ASSERT(sl_list_is_empty(&target->peers));
     target->storage->backend->close(target);
+    sl_target_cluster_free(target->cluster);
     sl_pool_fini(&target->serves);
     free(target);
 }

@@ -14,6 +14,7 @@
 #define SL_TARGET_TARGET_H
 
 #include "fabric/fabric.h"
+#include "raft/raft.h"
 
 /* As a chunk of the coming store: 16 MiB. */
 #define SL_SHARD_BYTES (16 * SL_MIB)
@@ -69,6 +70,41 @@ void sl_target_destroy(struct sl_target *target);
 /* Its hits are shown among the statistics. Borrowed until destroy; NULL: none. */
 void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject);
 void sl_target_statistics(const struct sl_target *target, struct sl_target_statistics *statistics);
+
+/* ---- part of a cluster ---- */
+
+struct sl_target_cluster_node {
+    uint32_t id;         /* 1 or more */
+    const char *address; /* as the link takes it */
+};
+
+/* A replica that the cluster file places on this node: said if the disk does not have it. */
+struct sl_target_cluster_group {
+    uint32_t id;
+    uint64_t replica;
+};
+
+struct sl_target_cluster_config {
+    uint8_t cluster_id[16];
+    uint32_t node;     /* this one */
+    uint64_t instance; /* random, of this run of the process, the same on its reactors */
+    unsigned node_count;
+    const struct sl_target_cluster_node *nodes; /* all, this one among them */
+    unsigned group_count;
+    const struct sl_target_cluster_group *groups;
+    const struct sl_raft_tuning *tuning; /* NULL: the default */
+};
+
+/* After sl_target_create() and before sl_target_mount_co(), on each reactor: the storage holds
+ * replicas of groups, and its plain I/O is refused. `config` is copied. `fabric` is borrowed until
+ * destroy: it is of role target, connects to the other nodes, and its domain lets them read our
+ * arenas (arena_access SL_ACCESS_REMOTE_READ). -EOPNOTSUPP (the storage is no disk of the store),
+ * -EINVAL, -ENOMEM; logged. Mount then opens the groups and begins to take part. */
+int sl_target_cluster_begin(struct sl_target *target, struct sl_fabric *fabric,
+                            const struct sl_target_cluster_config *config);
+/* Gives leaderships and waiting requests up and drains `fabric`. Before the serving fabric is
+ * drained and the target unmounted. Nothing happens without a cluster. */
+void sl_target_cluster_stop_co(struct sl_target *target);
 
 /* For sl_fabric_listen(); the listener owner is the struct sl_target of that reactor. */
 extern const struct sl_connection_handlers sl_target_connection_handlers;

@@ -1,0 +1,280 @@
+/*
+ * A target's part in a cluster: which groups lie here, their life from mount to stop.
+ *
+ *   sl_target_cluster_begin ─► mount: stores, then each group that they hold ─► peers ─► serving
+ *   sl_target_cluster_stop_co ─► (fabrics are drained) ─► unmount: stores, with a last state ─► end
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "target/cluster.h"
+
+/* Failover within 2 s: a follower campaigns after T to 2 T. */
+#define ELECTION_NS  (600 * SL_NS_PER_MS)
+#define HEARTBEAT_NS (120 * SL_NS_PER_MS)
+/* Clocks of two nodes: a hundred times what NTP slews, ten times a bad crystal. */
+#define DRIFT_PPM 1000u
+/* What one group may have in memory at a leader: 1/8 of it in the worst case of the default. */
+#define UNCOMMITTED_BYTES (32 * SL_MIB)
+
+static const struct sl_raft_tuning default_tuning = {
+    .election_ns = ELECTION_NS,
+    .heartbeat_ns = HEARTBEAT_NS,
+    .drift_ppm = DRIFT_PPM,
+    .append_entries = 64,
+    .append_bytes = SL_MIB,
+    .window_entries = 512,
+    .window_bytes = 16 * SL_MIB,
+    .uncommitted_entries = 1024,
+    .uncommitted_bytes = UNCOMMITTED_BYTES,
+    .promote_lag = 64,
+};
+
+uint64_t sl_cluster_now_ns(struct sl_target_cluster *cluster)
+{
+    /* Now, not at the start of the turn: the process may have been stopped in between, and who
+     * hears a leader late must not count its promise from before. */
+    cluster->clock_ns = sl_max(cluster->clock_ns, sl_reactor_clock_ns(cluster->target->reactor));
+    return cluster->clock_ns;
+}
+
+int sl_cluster_spawn(struct sl_target_cluster *cluster, sl_co_fn fn, void *argument)
+{
+    int error = sl_co_spawn(cluster->target->reactor, fn, argument);
+    if (error == 0)
+        cluster->pending++;
+    return error;
+}
+
+void sl_cluster_leave(struct sl_target_cluster *cluster)
+{
+    if (--cluster->pending == 0)
+        sl_wait_queue_wake_all(&cluster->idle, 0);
+}
+
+struct sl_replica *sl_cluster_find(struct sl_target_cluster *cluster, uint32_t group)
+{
+    sl_list_for_each(node, &cluster->hash[group % SL_CLUSTER_HASH])
+    {
+        struct sl_replica *replica = sl_list_entry(node, struct sl_replica, hash);
+        if (replica->group == group && replica->opened)
+            return replica;
+    }
+    return NULL;
+}
+
+bool sl_cluster_is_here(const struct sl_target_cluster *cluster, uint32_t group, uint32_t *reactor)
+{
+    *reactor = group % cluster->shard_count % cluster->target->storage->config.reactor_count;
+    return *reactor == cluster->target->reactor_index;
+}
+
+void sl_cluster_tick_all(struct sl_target_cluster *cluster)
+{
+    sl_list_for_each(node, &cluster->replicas)
+    {
+        struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
+        if (replica->opened)
+            sl_replica_tick(replica);
+    }
+}
+
+/* ---- begin ---- */
+
+static int take_config(struct sl_target_cluster *cluster,
+                       const struct sl_target_cluster_config *config)
+{
+    cluster->config = *config;
+    cluster->config.nodes = NULL; /* the caller's; what is needed of it is in the peers */
+    cluster->config.groups = calloc(config->group_count + 1, sizeof(config->groups[0]));
+    cluster->peers = calloc(config->node_count + 1, sizeof(*cluster->peers));
+    if (cluster->peers == NULL || cluster->config.groups == NULL)
+        return -ENOMEM;
+    memcpy((void *)cluster->config.groups, config->groups, /* header: configuration */
+           config->group_count * sizeof(config->groups[0]));
+    for (unsigned i = 0; i < config->node_count; i++) {
+        const struct sl_target_cluster_node *node = &config->nodes[i];
+        struct sl_cluster_peer *peer = &cluster->peers[cluster->peer_count];
+        if (node->id == config->node)
+            continue;
+        if (strlen(node->address) >= sizeof(peer->address))
+            return -EINVAL;
+        peer->cluster = cluster;
+        peer->node = node->id;
+        memcpy(peer->address, node->address, strlen(node->address) + 1); /* header: address */
+        cluster->peer_count++;
+    }
+    return 0;
+}
+
+int sl_target_cluster_begin(struct sl_target *target, struct sl_fabric *fabric,
+                            const struct sl_target_cluster_config *config)
+{
+    struct sl_target_cluster *cluster = calloc(1, sizeof(*cluster));
+    if (cluster == NULL)
+        return -ENOMEM;
+    cluster->target = target;
+    cluster->fabric = fabric;
+    cluster->tuning = config->tuning != NULL ? *config->tuning : default_tuning;
+    sl_list_init(&cluster->replicas);
+    for (unsigned i = 0; i < SL_CLUSTER_HASH; i++)
+        sl_list_init(&cluster->hash[i]);
+    sl_wait_queue_init(&cluster->idle);
+    sl_wait_queue_init(&cluster->stop);
+    sl_wait_queue_init(&cluster->admin);
+    int error =
+        target->storage->backend == &sl_backend_store ? take_config(cluster, config) : -EOPNOTSUPP;
+    cluster->links_memory = error == 0 ? malloc(sl_raft_links_bytes(config->node_count)) : NULL;
+    if (error == 0 && cluster->links_memory == NULL)
+        error = -ENOMEM;
+    target->cluster = cluster;
+    if (error < 0) {
+        sl_log_error("target", "storage '%s' cannot take part in a cluster: %s%s",
+                     target->storage->config.spec, sl_error_text(error),
+                     error == -EOPNOTSUPP ? "; a disk of the store is needed: format one with "
+                                            "`sluice disk format` and give --storage store:PATH"
+                                          : "");
+        return error;
+    }
+    cluster->links = sl_raft_links_init(cluster->links_memory, config->node_count,
+                                        sl_reactor_random_u64(target->reactor));
+    return 0;
+}
+
+/* What the cluster file places here and the disk does not have: said, never made up. */
+static void compare_with_file(struct sl_target_cluster *cluster)
+{
+    for (unsigned i = 0; i < cluster->config.group_count; i++) {
+        const struct sl_target_cluster_group *group = &cluster->config.groups[i];
+        uint32_t reactor;
+        if (!sl_cluster_is_here(cluster, group->id, &reactor))
+            continue;
+        const struct sl_replica *replica = sl_cluster_find(cluster, group->id);
+        if (replica == NULL)
+            sl_log_warn("target",
+                        "group %u: the cluster file places replica %016llx here, and storage '%s' "
+                        "does not have it; make it with `sluice group create` if the group is new, "
+                        "or, if the disk was replaced, add a new one with `sluice group "
+                        "add-learner`",
+                        group->id, (unsigned long long)group->replica,
+                        cluster->target->storage->config.spec);
+        else if (replica->id != group->replica)
+            sl_log_info("target", "group %u: the disk has replica %016llx, not the first one",
+                        group->id, (unsigned long long)replica->id);
+    }
+}
+
+int sl_cluster_open_groups_co(struct sl_target_cluster *cluster)
+{
+    struct sl_target *target = cluster->target;
+    unsigned opened = 0;
+    cluster->shard_count = target->storage->store_shards;
+    cluster->entry_bytes_max = SL_TRANSFER_BYTES_MAX;
+    for (unsigned shard = 0; shard < SL_COUNT_OF(target->stores); shard++) {
+        struct sl_store *store = target->stores[shard];
+        struct sl_store_group *group;
+        struct sl_store_info info;
+        if (store == NULL)
+            continue;
+        sl_store_info(store, &info);
+        memcpy(cluster->disk_id, info.disk_id, sizeof(info.disk_id)); /* header: identity */
+        cluster->entry_bytes_max =
+            sl_min(cluster->entry_bytes_max, info.entry_blocks_max * SL_BLOCK_BYTES);
+        for (uint64_t after = 0; (group = sl_store_group_next(store, after)) != NULL;) {
+            struct sl_store_group_status status;
+            sl_store_group_status(group, &status);
+            after = status.group;
+            /* One that cannot be served does not keep the others from it. */
+            int error = status.group <= UINT32_MAX ? sl_replica_open_co(cluster, store, group) : 0;
+            opened += error == 0;
+            if (error == -ENOMEM)
+                return error;
+        }
+    }
+    compare_with_file(cluster);
+    sl_log_info("target", "node %u, reactor %u: %u groups", cluster->config.node,
+                target->reactor_index, opened);
+    return sl_peers_start(cluster);
+}
+
+/* ---- failure, checkpoints ---- */
+
+static void fail_one_co(struct sl_replica *replica)
+{
+    struct sl_raft_event event = {.kind = SL_RAFT_FAILED};
+    if (replica->failed || !replica->opened)
+        return;
+    (void)sl_replica_event_co(replica, &event);
+    replica->failed = true;
+    sl_replica_stop(replica);
+    sl_log_error("raft",
+                 "group %u has stopped here: its log could not be written; restart the "
+                 "target when its disk is well, or replace the disk",
+                 replica->group);
+}
+
+void sl_cluster_store_failed_co(struct sl_replica *replica)
+{
+    struct sl_target_cluster *cluster = replica->cluster;
+    struct sl_store *store = replica->store;
+    if (cluster->closing)
+        return;
+    fail_one_co(replica);
+    if (sl_store_failed(store) == 0)
+        return;
+    sl_list_for_each(node, &cluster->replicas)
+    {
+        struct sl_replica *other = sl_list_entry(node, struct sl_replica, node);
+        if (other->store == store)
+            fail_one_co(other);
+    }
+}
+
+void sl_cluster_checkpointing(void *context)
+{
+    struct sl_target_cluster *cluster = context;
+    sl_list_for_each(node, &cluster->replicas)
+    {
+        struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
+        struct sl_store_group_status status;
+        if (!replica->opened || replica->copying != 0)
+            continue;
+        sl_store_group_status(replica->log, &status);
+        if (sl_session_index(replica->sessions).value > status.state_index)
+            (void)sl_replica_state_save(replica);
+    }
+}
+
+/* ---- end ---- */
+
+void sl_target_cluster_stop_co(struct sl_target *target)
+{
+    struct sl_target_cluster *cluster = target->cluster;
+    if (cluster == NULL)
+        return;
+    cluster->closing = true;
+    sl_list_for_each(node, &cluster->replicas)
+    {
+        sl_replica_stop(sl_list_entry(node, struct sl_replica, node));
+    }
+    sl_wait_queue_wake_all(&cluster->stop, 0);
+    sl_fabric_drain_co(cluster->fabric);
+    while (cluster->pending > 0)
+        sl_wait_queue_co(&cluster->idle);
+}
+
+void sl_target_cluster_free(struct sl_target_cluster *cluster)
+{
+    if (cluster == NULL)
+        return;
+    struct sl_list *node;
+    while ((node = sl_list_first(&cluster->replicas)) != NULL)
+        sl_replica_free(sl_list_entry(node, struct sl_replica, node));
+    free((void *)cluster->config.groups);
+    free(cluster->peers);
+    free(cluster->links_memory);
+    free(cluster);
+}

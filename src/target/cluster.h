@@ -1,0 +1,256 @@
+/*
+ * What the files of a replicating target share. Private to src/target.
+ *
+ *   struct sl_target ── struct sl_target_cluster (one a reactor)
+ *       ── peers: a node each ── connections to its reactors (peer.c)
+ *       ── replicas: a group each: raft core + store (replica.c), what it remembers
+ * (replica_state.c), its messages (replica_send.c) served: raft_serve.c (other targets),
+ * group_serve.c (gateways), group_admin.c (tools)
+ *
+ * One reactor owns all of it. Coroutines that it has spawned are counted in `pending`;
+ * sl_target_cluster_stop_co() waits for them.
+ */
+#ifndef SL_TARGET_CLUSTER_H
+#define SL_TARGET_CLUSTER_H
+
+#include "raft/raft.h"
+#include "raft/session.h"
+#include "target/private.h"
+#include "target/raft_capsule.h"
+
+/* Of a group: gateways' reactors that write to it, and volumes that have ever lain in it. 80 and 16
+ * bytes each in the root of a disk. */
+#define SL_REPLICA_SESSIONS_MAX 256u
+#define SL_REPLICA_VOLUMES_MAX  256u
+
+#define SL_CLUSTER_HASH 64u
+
+struct sl_replica;
+struct sl_cluster_peer;
+
+/* An outgoing connection to one reactor of a node. */
+struct sl_peer_connection {
+    struct sl_cluster_peer *peer;
+    uint32_t reactor;
+    bool running;                     /* its coroutine keeps it up */
+    struct sl_connection *connection; /* NULL: not usable now */
+    struct sl_wait_queue changed;
+};
+
+struct sl_cluster_peer {
+    struct sl_target_cluster *cluster;
+    uint32_t node;
+    char address[SL_ADDRESS_BYTES_MAX];
+    bool known;      /* it has told what follows */
+    bool complained; /* that it can not be reached, since it last was */
+    uint32_t reactor_count, shard_count;
+    struct sl_peer_connection connections[SL_DISK_SHARDS_MAX]; /* reactors serve whole shards */
+    /* Who last came in under this node's number. */
+    uint8_t disk_id[16];
+    uint64_t instance;
+    struct sl_connection *incoming; /* newest that said hello; compared, never followed */
+};
+
+struct sl_target_cluster {
+    struct sl_target *target;
+    struct sl_target_cluster_config config;
+    struct sl_fabric *fabric; /* what we connect with: its domain lets peers READ our buffers */
+    struct sl_raft_tuning tuning;
+    void *links_memory;
+    struct sl_raft_links *links;
+    struct sl_list replicas; /* struct sl_replica, ascending */
+    struct sl_list hash[SL_CLUSTER_HASH];
+    struct sl_cluster_peer *peers;
+    unsigned peer_count;
+    uint32_t shard_count;
+    uint8_t disk_id[16];
+    uint32_t entry_bytes_max; /* one write: of what the log of the disk takes */
+    uint64_t clock_ns;        /* last told to a core */
+    unsigned pending;
+    struct sl_wait_queue idle; /* pending has become 0 */
+    struct sl_wait_queue stop; /* closing has begun */
+    bool admin_busy;
+    struct sl_wait_queue admin;
+    bool closing;
+};
+
+/* Somebody waits for the entry that he proposed. On his stack. */
+struct sl_proposal {
+    struct sl_list node; /* replica->proposals, by index */
+    uint64_t index, term;
+    enum sl_verdict verdict;
+    uint64_t epoch;      /* FENCED, ATTACH: in force then */
+    struct sl_wait wait; /* 0, or why it is not known how it ends */
+};
+
+/* Waits for a round of the read-index. */
+struct sl_read_wait {
+    struct sl_list node;
+    uint64_t round;
+    struct sl_wait wait;
+};
+
+/* The answer that a step gives to the node whose request it handles. */
+struct sl_carrier {
+    uint32_t node;
+    bool set;
+    struct sl_raft_message message;
+};
+
+/* What a step is given beside its event, and what it leaves. */
+struct sl_replica_step {
+    /* PROPOSE: one entry; MESSAGE: those of the APPEND, index i at [i - first_index]. Prepared. */
+    const struct sl_store_entry *entries;
+    const struct sl_iobuf *payloads;
+    uint64_t first_index;
+    uint32_t entry_count;
+    uint64_t expected_term; /* PROPOSE: admitted in it */
+    struct sl_proposal *proposal;
+    struct sl_read_wait *read;
+    struct sl_carrier *carrier;
+    bool has_turn; /* passed on once the step is done */
+    /* Left: */
+    uint64_t index, round;                /* of the output */
+    uint64_t written_first, written_last; /* of `entries`; 0: none */
+    struct sl_list writes;                /* struct log_write */
+};
+
+struct sl_replica {
+    struct sl_list node, hash;
+    struct sl_target_cluster *cluster;
+    struct sl_store *store;
+    struct sl_store_group *log;
+    uint32_t group;
+    uint64_t id;
+    uint64_t size_bytes;
+    void *memory, *room, *session_memory;
+    struct sl_raft *raft;
+    unsigned terms;
+    struct sl_raft_output *output;
+    struct sl_session_table *sessions; /* at `applied`, or a few ahead while they are applied */
+    struct sl_raft_config applied_config;
+    uint64_t applied;   /* readers see it */
+    uint64_t copying;   /* mark of an unfinished resync, durable; 0 = none */
+    uint64_t compacted; /* the boundary that the core was told */
+    uint64_t *skips;    /* entries behind the log's boundary that never apply, ascending */
+    unsigned skip_count, skip_room;
+    uint64_t turn_next, turn; /* APPENDs are logged in the order in which they came */
+    struct sl_wait_queue turns;
+    struct sl_timer timer;
+    bool tick_pending, applier_running;
+    bool locked;
+    struct sl_wait_queue lock;
+    struct sl_wait_queue lanes[SL_RAFT_MEMBERS_MAX];
+    bool lane_busy[SL_RAFT_MEMBERS_MAX];
+    struct sl_list proposals, reads;
+    struct sl_wait_queue progress; /* applied, commit or role have changed */
+    bool failed;                   /* its log, until restart */
+    bool opened;
+};
+
+/* ---- cluster.c ---- */
+
+uint64_t sl_cluster_now_ns(struct sl_target_cluster *cluster);
+/* Counted coroutines. -ENOMEM. */
+int sl_cluster_spawn(struct sl_target_cluster *cluster, sl_co_fn fn, void *argument);
+/* At the end of each. */
+void sl_cluster_leave(struct sl_target_cluster *cluster);
+struct sl_replica *sl_cluster_find(struct sl_target_cluster *cluster, uint32_t group);
+/* Where group `group` lies in this process; false: not on this reactor. */
+bool sl_cluster_is_here(const struct sl_target_cluster *cluster, uint32_t group, uint32_t *reactor);
+/* Behind mount: opens what the stores hold. */
+int sl_cluster_open_groups_co(struct sl_target_cluster *cluster);
+/* A log write failed: the replica ends, and with it all others on a store that has failed. */
+void sl_cluster_store_failed_co(struct sl_replica *replica);
+/* Before a checkpoint: the replicas of this cluster on `store` set their states. */
+void sl_cluster_checkpointing(void *context);
+/* A beat's answer asks every group for a step. */
+void sl_cluster_tick_all(struct sl_target_cluster *cluster);
+/* After the stores are closed. Takes NULL. */
+void sl_target_cluster_free(struct sl_target_cluster *cluster);
+
+/* ---- peer.c ---- */
+
+int sl_peers_start(struct sl_target_cluster *cluster);
+struct sl_cluster_peer *sl_peer_find(struct sl_target_cluster *cluster, uint32_t node);
+/* On which reactor of the peer the group lies, as far as is known. */
+uint32_t sl_peer_reactor(const struct sl_cluster_peer *peer, uint32_t group);
+/* Usable now, or NULL (and it is being made). */
+struct sl_connection *sl_peer_connect(struct sl_cluster_peer *peer, uint32_t reactor);
+/* A target said hello on an incoming connection: what it is answered. */
+int sl_peer_hello(struct sl_target_cluster *cluster, struct sl_received *received,
+                  union sl_capsule *reply, uint32_t *node);
+/* It is closed. */
+void sl_peer_left(struct sl_target_cluster *cluster, uint32_t node,
+                  const struct sl_connection *connection);
+void sl_peer_fill_hello(const struct sl_target_cluster *cluster, uint32_t to_node,
+                        union sl_capsule *capsule);
+
+/* ---- replica.c ---- */
+
+/* From the store's group, whose state was set. Logs why not. */
+int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store,
+                       struct sl_store_group *log);
+/* No coroutine may be at work on it. */
+void sl_replica_free(struct sl_replica *replica);
+/* Wakes who waits, stops the timer. */
+void sl_replica_stop(struct sl_replica *replica);
+/* A step of the core with all that it asks for; returns when what it wrote is durable. As
+ * sl_raft_step(); -ESHUTDOWN. */
+int sl_replica_step_co(struct sl_replica *replica, struct sl_raft_event *event,
+                       struct sl_replica_step *step);
+/* With the step of the core alone. */
+int sl_replica_event_co(struct sl_replica *replica, struct sl_raft_event *event);
+void sl_replica_tick(struct sl_replica *replica);
+/* A turn, taken when an APPEND comes; waited for before its entries are prepared; passed on in any
+ * case. */
+uint64_t sl_replica_turn_take(struct sl_replica *replica);
+void sl_replica_turn_wait_co(struct sl_replica *replica, uint64_t turn);
+void sl_replica_turn_pass(struct sl_replica *replica);
+/* Proposes an entry (index and term are filled in) and waits until it is decided and visible. 0:
+ * see proposal->verdict. -SL_E_MOVED, -ESHUTDOWN; errors of sl_store_prepare_co(). */
+int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
+                          const struct sl_iobuf *payload, struct sl_proposal *proposal);
+/* Returns when a read may be served here (leader only). -SL_E_MOVED, -ESHUTDOWN. */
+int sl_replica_read_barrier_co(struct sl_replica *replica);
+
+/* ---- replica_state.c ---- */
+
+/* What the root keeps of a replica; docs/disk-format.md, "State of a group". */
+struct sl_replica_memory {
+    uint64_t replica, size_bytes, index, term, copying;
+    struct sl_raft_config config;
+    unsigned skip_count;
+    const uint8_t *skips;
+    const void *sessions;
+    size_t session_bytes;
+};
+int sl_replica_state_save(struct sl_replica *replica);
+/* The first state of a replica. */
+int sl_replica_state_create(struct sl_store_group *log, uint64_t replica, uint64_t size_bytes,
+                            const struct sl_raft_config *config);
+/* NULL: right; else what is wrong. */
+const char *sl_replica_state_parse(const void *state, size_t bytes,
+                                   struct sl_replica_memory *memory);
+
+/* ---- replica_send.c ---- */
+
+/* Sends a message; its entries are read from the store. As if lost when it can not be sent. */
+void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *message);
+
+/* ---- raft_serve.c, group_serve.c, group_admin.c ---- */
+
+/* Each answers `received`, and leaves its release to the caller. `node` of the connection's peer,
+ * 0: it said no hello; set by one. */
+void sl_cluster_serve_raft_co(struct sl_target_cluster *cluster, struct sl_received *received,
+                              uint32_t *node);
+void sl_cluster_serve_group_co(struct sl_target_cluster *cluster, struct sl_received *received);
+void sl_cluster_serve_admin_co(struct sl_target_cluster *cluster, struct sl_received *received);
+/* A REPLY of the kind that GROUP_IO and GROUP_ADMIN have; with the leader if `replica` is one. */
+void sl_cluster_reply(struct sl_target_cluster *cluster, struct sl_received *received,
+                      uint32_t group, struct sl_replica *replica, int error, uint64_t epoch);
+void sl_cluster_fill_reply(struct sl_target_cluster *cluster, uint32_t group,
+                           struct sl_replica *replica, int error, uint64_t epoch,
+                           struct sl_capsule_group_reply *reply);
+
+#endif

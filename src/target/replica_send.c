@@ -1,0 +1,237 @@
+/*
+ * Messages of a replica to others. Entries go in the form of the log: a single small one in the
+ * capsule with its payload right behind, others as a page of records whose payload the follower
+ * READs out of the very buffers in which it came here. Those stay referenced until the REPLY, or
+ * the end of the connection.
+ *
+ * A message that cannot be sent is lost: the core repeats what matters.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "target/cluster.h"
+
+/* Spans of the payload of one message that is READ: their pieces share a page with the records. */
+#define PIECES_MAX 64u
+#define PIECE_ROOM (PIECES_MAX * sizeof(struct sl_remote_piece))
+
+/* One capsule on its way. */
+struct raft_call {
+    struct sl_replica *replica;
+    struct sl_connection *connection; /* referenced */
+    union sl_capsule capsule, reply;
+    struct sl_buf *page; /* of records and pieces, or NULL */
+    struct sl_span span; /* what follows the capsule */
+    unsigned span_count;
+    unsigned owner_count;
+    struct sl_buf *owners[PIECES_MAX];
+    struct sl_remote_piece pieces[PIECES_MAX]; /* wire.piece_count of them */
+};
+
+/* An APPEND whose entries are still to be collected. */
+struct append_job {
+    struct sl_replica *replica;
+    unsigned lane;
+    struct sl_raft_message message;
+};
+
+static struct raft_call *call_make(struct sl_replica *replica, uint32_t node)
+{
+    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, node);
+    struct sl_connection *connection =
+        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, replica->group)) : NULL;
+    struct raft_call *call = connection != NULL ? calloc(1, sizeof(*call)) : NULL;
+    if (call == NULL)
+        return NULL;
+    sl_connection_ref(connection);
+    call->connection = connection;
+    call->replica = replica;
+    return call;
+}
+
+static void call_free(struct raft_call *call)
+{
+    for (unsigned i = 0; i < call->owner_count; i++)
+        sl_buf_unref(call->owners[i]);
+    sl_buf_unref(call->page);
+    sl_connection_unref(call->connection);
+    free(call);
+}
+
+static void call_entry_co(void *argument)
+{
+    struct raft_call *call = argument;
+    struct sl_replica *replica = call->replica;
+    const struct sl_raft_wire *wire = &((struct sl_capsule_raft *)(void *)&call->reply)->wire;
+    int error = sl_connection_call_co(call->connection, &call->capsule, &call->span,
+                                      call->span_count, &call->reply);
+    if (error == 0 && call->reply.header.status == 0 &&
+        call->reply.header.length_bytes >= offsetof(struct sl_capsule_raft, records) &&
+        wire->op == SL_RAFT_OP_MESSAGE && wire->kind != SL_RAFT_APPEND &&
+        wire->group == replica->group) {
+        struct sl_raft_message message;
+        struct sl_raft_event event = {.kind = SL_RAFT_MESSAGE, .message.message = &message};
+        sl_raft_wire_get(wire, &message);
+        /* The buffers before the step: it may take a while. */
+        call_free(call);
+        (void)sl_replica_event_co(replica, &event);
+    } else {
+        call_free(call);
+    }
+    sl_cluster_leave(replica->cluster);
+}
+
+static void call_start(struct raft_call *call, const struct sl_raft_message *message,
+                       uint32_t length_bytes)
+{
+    call->capsule.header.type = SL_CAPSULE_RAFT;
+    call->capsule.header.length_bytes = (uint16_t)length_bytes;
+    if (sl_cluster_spawn(call->replica->cluster, call_entry_co, call) < 0)
+        call_free(call);
+}
+
+/* ---- entries ---- */
+
+/* Adds entry `index` to the call's page; its payload's buffers and pieces. 1: it does not fit. */
+static int add_entry_co(struct raft_call *call, struct sl_raft_wire *wire, uint64_t index,
+                        uint64_t term)
+{
+    struct sl_replica *replica = call->replica;
+    struct sl_store_entry entry = {0};
+    struct sl_iobuf payload;
+    sl_iobuf_init(&payload);
+    /* It may have to come from the disk; until it is here the log may have been cut. */
+    int error = sl_store_entry_read_co(replica->log, index, &payload);
+    if (error == 0)
+        error = sl_store_entry_get(replica->log, index, &entry);
+    if (error == 0 && entry.term != term)
+        error = -ENOENT;
+    struct sl_record record = {
+        .head = {.type = entry.type,
+                 .chunk = entry.chunk,
+                 .group = replica->group,
+                 .index = index,
+                 .term = entry.term},
+        .first_block = entry.first_block,
+        .block_count = entry.block_count,
+        .extra_bytes = entry.extra_bytes,
+        .crcs = (const uint8_t *)entry.crcs,
+        .extra = entry.extra,
+    };
+    uint32_t room = SL_BLOCK_BYTES - (uint32_t)PIECE_ROOM - wire->record_bytes;
+    uint32_t bytes = 0;
+    if (error == 0)
+        bytes = sl_record_encode(call->page->data + wire->record_bytes, room, &record);
+    if (error == 0 &&
+        (bytes == 0 || wire->payload_bytes + payload.length_bytes > SL_TRANSFER_BYTES_MAX ||
+         wire->piece_count + payload.span_count > PIECES_MAX))
+        error = 1;
+    for (unsigned i = 0; i < payload.span_count && error == 0; i++) {
+        const struct sl_span *span = &payload.spans[i];
+        error = sl_fabric_describe(replica->cluster->fabric, span->region, span->data,
+                                   span->length_bytes, &call->pieces[wire->piece_count]);
+        if (error < 0)
+            break;
+        call->owners[call->owner_count++] = sl_buf_ref(payload.owners[i]);
+        wire->piece_count++;
+        call->span = *span;
+    }
+    if (error == 0) {
+        wire->record_bytes += bytes;
+        wire->payload_bytes += payload.length_bytes;
+        wire->count++;
+    }
+    sl_iobuf_fini(&payload);
+    return error;
+}
+
+/* As many of the message's entries as one capsule takes; cuts them off its front. */
+static int fill_co(struct raft_call *call, struct sl_raft_message *message)
+{
+    struct sl_capsule_raft *capsule = (void *)&call->capsule;
+    struct sl_raft_wire *wire = &capsule->wire;
+    struct sl_memory *memory = call->replica->cluster->target->memory;
+    call->page = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_CHECKPOINT);
+    if (call->page == NULL)
+        return -ENOMEM;
+    memset(call->page->data, 0, SL_BLOCK_BYTES);
+    sl_raft_wire_put(wire, call->replica->group, message);
+    wire->count = 0;
+    int error = 0;
+    while (wire->count < message->count && error == 0)
+        error = add_entry_co(call, wire, message->index.value + wire->count + 1,
+                             message->entry_term.value);
+    if (error < 0 || wire->count == 0)
+        return error < 0 ? error : -EMSGSIZE;
+    message->index.value += wire->count;
+    message->index_term = message->entry_term;
+    message->count -= wire->count;
+    uint32_t length = offsetof(struct sl_capsule_raft, records);
+    if (wire->count == 1 && wire->record_bytes <= sizeof(capsule->records) &&
+        wire->piece_count <= 1 &&
+        wire->payload_bytes <= sl_connection_peer(call->connection)->in_capsule_bytes) {
+        memcpy(capsule->records, call->page->data, wire->record_bytes); /* header: record */
+        length += wire->record_bytes;
+        call->span_count = wire->piece_count;
+        wire->piece_count = 0;
+        sl_buf_unref(call->page);
+        call->page = NULL;
+    } else {
+        memcpy(call->page->data + sl_align_up(wire->record_bytes, 8), /* header: pieces */
+               call->pieces, wire->piece_count * sizeof(call->pieces[0]));
+        call->span = sl_buf_span(call->page, 0, SL_BLOCK_BYTES);
+        call->span_count = 1;
+    }
+    return (int)length;
+}
+
+static void append_entry_co(void *argument)
+{
+    struct append_job *job = argument;
+    struct sl_replica *replica = job->replica;
+    struct sl_target_cluster *cluster = replica->cluster;
+    /* One after the other to each member: entries that are out of order are refused there. */
+    if (replica->lane_busy[job->lane])
+        sl_wait_queue_co(&replica->lanes[job->lane]);
+    replica->lane_busy[job->lane] = true;
+    while (job->message.count > 0 && !cluster->closing) {
+        struct raft_call *call = call_make(replica, job->message.to.node);
+        if (call == NULL)
+            break;
+        int length = fill_co(call, &job->message);
+        if (length < 0) {
+            call_free(call);
+            break;
+        }
+        call_start(call, &job->message, (uint32_t)length);
+    }
+    if (!sl_wait_queue_wake_one(&replica->lanes[job->lane], 0))
+        replica->lane_busy[job->lane] = false;
+    free(job);
+    sl_cluster_leave(cluster);
+}
+
+void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *message)
+{
+    if (replica->cluster->closing)
+        return;
+    if (message->kind == SL_RAFT_APPEND && message->count > 0) {
+        struct append_job *job = malloc(sizeof(*job));
+        if (job == NULL)
+            return;
+        int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), message->to.id);
+        *job = (struct append_job){replica, slot < 0 ? 0 : (unsigned)slot, *message};
+        if (sl_cluster_spawn(replica->cluster, append_entry_co, job) < 0)
+            free(job);
+        return;
+    }
+    struct raft_call *call = call_make(replica, message->to.node);
+    if (call == NULL)
+        return;
+    sl_raft_wire_put(&((struct sl_capsule_raft *)(void *)&call->capsule)->wire, replica->group,
+                     message);
+    call_start(call, message, offsetof(struct sl_capsule_raft, records));
+}

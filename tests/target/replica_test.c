@@ -1,0 +1,263 @@
+/*
+ * Goal: a group of replicas keeps what it acknowledged, through elections, restarts and crashes,
+ * and answers each of a session's writes once. Method: targets with disks of the store in the
+ * simulator, over its link; a client that speaks the wire's GROUP_IO and GROUP_ADMIN.
+ */
+#include "cluster_world.h"
+
+static void basic_co(struct cluster_world *world)
+{
+    world_create_group_co(world);
+    assert_int_equal(client_create_co(world, 1, world->node_count), -EEXIST);
+    world_attach_co(world);
+    for (uint64_t i = 0; i < 20; i++)
+        assert_int_equal(client_write_co(world, i * 3, 1 + i % 4, i + 1), 0);
+    for (uint64_t i = 0; i < 20; i++)
+        client_expect_co(world, i * 3, 1, i + 1);
+    client_expect_co(world, 4000, 16, 0);
+    /* By READ: client to leader, leader to followers. */
+    assert_int_equal(client_write_co(world, 512, 64, 99), 0);
+    client_expect_co(world, 512, 64, 99);
+}
+
+static void one_works(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 1, 1);
+    world_run(&world, basic_co);
+    world_close(&world);
+}
+
+static void three_work(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 2, 3);
+    world_run(&world, basic_co);
+    world_close(&world);
+}
+
+/* ---- elections, restarts ---- */
+
+static void make_co(struct cluster_world *world)
+{
+    world_create_group_co(world);
+    world_attach_co(world);
+}
+
+static void write_some_co(struct cluster_world *world)
+{
+    for (uint64_t i = 0; i < 40; i++) {
+        uint64_t value = world->sequence + 1;
+        assert_int_equal(client_write_co(world, value % 97 * 4, 1 + i % 4, value), 0);
+        client_expect_co(world, value % 97 * 4, 1, value);
+    }
+}
+
+static void all_equal_co(struct cluster_world *world)
+{
+    static struct sl_capsule_group_status status[WORLD_NODES + 1];
+    for (unsigned tries = 0; tries < 500; tries++) {
+        bool equal = true;
+        for (unsigned i = 1; i <= world->node_count; i++) {
+            equal = client_status_co(world, i, &status[i]) == 0 && equal;
+            equal = equal && status[i].applied == status[1].last &&
+                    status[i].commit == status[1].last && status[i].last == status[1].last;
+        }
+        if (equal)
+            return;
+        sl_sleep_co(20 * SL_NS_PER_MS);
+    }
+    for (unsigned i = 1; i <= world->node_count; i++)
+        fprintf(stderr, "node %u: role %u last %llu commit %llu applied %llu\n", i, status[i].role,
+                (unsigned long long)status[i].last, (unsigned long long)status[i].commit,
+                (unsigned long long)status[i].applied);
+    fail_msg("the replicas do not become equal");
+}
+
+static void leader_changes(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 3, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_some_co);
+    for (unsigned round = 0; round < 4; round++) {
+        unsigned leader = world.leader;
+        assert_true(leader != 0);
+        node_end(&world, leader, round % 2 == 0);
+        world_run(&world, write_some_co);
+        assert_int_not_equal(world.leader, leader);
+        node_start(&world, leader);
+        world_run(&world, write_some_co);
+        world_run(&world, all_equal_co);
+    }
+    world_close(&world);
+}
+
+static uint64_t kept_value;
+
+static void write_kept_co(struct cluster_world *world)
+{
+    for (uint64_t block = 0; block < 64; block++)
+        assert_int_equal(client_write_co(world, block * 5, 2, ++kept_value), 0);
+}
+
+static void expect_kept_co(struct cluster_world *world)
+{
+    for (uint64_t block = 0; block < 64; block++)
+        client_expect_co(world, block * 5, 2, kept_value - 63 + block);
+}
+
+/* All at once, in the middle: what was acknowledged is there. */
+static void power_is_lost(void **state)
+{
+    struct cluster_world world;
+    kept_value = 0;
+    world_open(&world, 4, 3);
+    world_run(&world, make_co);
+    for (unsigned round = 0; round < 4; round++) {
+        world_run(&world, write_kept_co);
+        for (unsigned i = 1; i <= 3; i++)
+            node_end(&world, i, round != 2);
+        for (unsigned i = 1; i <= 3; i++)
+            node_start(&world, i);
+        world_run(&world, expect_kept_co);
+    }
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
+/* ---- sessions ---- */
+
+static void sessions_co(struct cluster_world *world)
+{
+    union sl_capsule request, reply;
+    struct sl_group_message *io;
+    world_create_group_co(world);
+    assert_int_equal(client_write_as_co(world, 1, 0, 1, 1), -SL_E_NO_SESSION);
+    assert_int_equal(client_session_co(world, SL_GROUP_SESSION_OPEN, world->session), 0);
+    assert_int_equal(client_write_as_co(world, 1, 0, 1, 1), -SL_E_FENCED);
+    assert_int_equal(client_attach_co(world, 1), 0);
+    /* A, B, A: the retry of an old write is answered, and does nothing. */
+    assert_int_equal(client_write_as_co(world, 2, 0, 1, 10), 0);
+    assert_int_equal(client_write_as_co(world, 3, 0, 1, 11), 0);
+    world->sequence = 3;
+    request = (union sl_capsule){0};
+    io = client_request(&request, SL_IO_WRITE);
+    io->session = world->session;
+    io->sequence = 3;
+    io->unfinished = 1;
+    io->volume = VOLUME;
+    io->epoch = 1;
+    io->length_bytes = SL_BLOCK_BYTES;
+    struct sl_span span = sl_buf_span(world->buf, 0, SL_BLOCK_BYTES);
+    fill_block(world->buf->data, 0, 12);
+    assert_int_equal(client_group_co(world, &request, &span, &reply), 0);
+    client_expect_co(world, 0, 1, 11);
+    assert_int_equal(client_write_as_co(world, 2, 0, 1, 13), -EINVAL); /* stale */
+    client_expect_co(world, 0, 1, 11);
+    /* Given up: never applies. Given up too late: it has. */
+    io = client_request(&request, SL_GROUP_VOID);
+    io->session = world->session;
+    io->sequence = 9;
+    io->unfinished = 5;
+    assert_int_equal(client_group_co(world, &request, NULL, &reply), 0);
+    assert_int_equal(client_write_as_co(world, 9, 0, 1, 14), -SL_E_VOIDED);
+    assert_int_equal(client_write_as_co(world, 10, 0, 1, 15), 0);
+    io->sequence = 10;
+    io->unfinished = 0;
+    assert_int_equal(client_group_co(world, &request, NULL, &reply), -EEXIST);
+    /* Another holder. */
+    assert_int_equal(client_attach_co(world, 5), 0);
+    assert_int_equal(client_write_as_co(world, 11, 0, 1, 16), -SL_E_FENCED);
+    assert_int_equal(client_attach_co(world, 4), -SL_E_FENCED);
+    client_expect_co(world, 0, 1, 15);
+    assert_int_equal(client_session_co(world, SL_GROUP_SESSION_CLOSE, world->session), 0);
+    assert_int_equal(client_write_as_co(world, 12, 0, 1, 17), -SL_E_NO_SESSION);
+}
+
+static void sessions_again_co(struct cluster_world *world)
+{
+    client_expect_co(world, 0, 1, 15);
+    world->epoch = 5;
+    assert_int_equal(client_write_as_co(world, 12, 0, 1, 17), -SL_E_NO_SESSION);
+    world->session = 0x99;
+    assert_int_equal(client_session_co(world, SL_GROUP_SESSION_OPEN, world->session), 0);
+    world->epoch = 4;
+    assert_int_equal(client_write_as_co(world, 1, 0, 1, 18), -SL_E_FENCED);
+    world->epoch = 5;
+    assert_int_equal(client_write_as_co(world, 2, 0, 1, 19), 0);
+    client_expect_co(world, 0, 1, 19);
+}
+
+static void sessions_are_exact(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 5, 3);
+    world_run(&world, sessions_co);
+    /* Clean ends and crashes: the root's state, and the log behind it, say the same. */
+    for (unsigned i = 1; i <= 3; i++)
+        node_end(&world, i, i == 2);
+    for (unsigned i = 1; i <= 3; i++)
+        node_start(&world, i);
+    world_run(&world, sessions_again_co);
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
+/* ---- the log's end: checkpoints, a slow follower ---- */
+
+static void write_much_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 300; i++) {
+        uint64_t value = world->sequence + 1;
+        assert_int_equal(client_write_co(world, value % 31 * 64, 64, value), 0);
+        if (i % 16 == 0)
+            client_expect_co(world, value % 31 * 64, 64, value);
+    }
+}
+
+/* Twice the log: checkpoints come and go, and the state of each goes with them. */
+static void log_goes_round(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 6, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_much_co);
+    world_run(&world, all_equal_co);
+    for (unsigned i = 1; i <= 3; i++)
+        node_end(&world, i, true);
+    for (unsigned i = 1; i <= 3; i++)
+        node_start(&world, i);
+    world_run(&world, write_some_co);
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
+/* It was away for less than the log holds: entries come from the leader's disk. */
+static void follower_catches_up(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 7, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_some_co);
+    unsigned away = world.leader % 3 + 1;
+    node_end(&world, away, true);
+    world_run(&world, write_kept_co);
+    world_run(&world, write_some_co);
+    node_start(&world, away);
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_works),           cmocka_unit_test(three_work),
+        cmocka_unit_test(leader_changes),      cmocka_unit_test(power_is_lost),
+        cmocka_unit_test(sessions_are_exact),  cmocka_unit_test(log_goes_round),
+        cmocka_unit_test(follower_catches_up),
+    };
+    if (getenv("SLUICE_TEST_LOG") == NULL)
+        sl_log_set_level(SL_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
