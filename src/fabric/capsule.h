@@ -157,7 +157,7 @@ struct sl_group_message {
     uint8_t opcode;        /* 0  enum sl_io_opcode or sl_group_opcode */
     uint8_t flags;         /* 1  enum sl_group_flag */
     uint16_t unfinished;   /* 2  WRITE and its like, VOID: `sequence` minus the lowest one whose
-                                  outcome the gateway does not know: 0 … SL_SESSION_WINDOW - 1 */
+                                  outcome the gateway does not know: 0 … SL_GROUP_WINDOW - 1 */
     uint32_t group;        /* 4 */
     uint32_t volume;       /* 8  whose epoch is checked; 0 = none (session operations) */
     uint32_t length_bytes; /* 12 */

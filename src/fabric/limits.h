@@ -36,6 +36,10 @@
  * operation). */
 #define SL_REMOTE_PIECES_MAX 6u
 
+/* Numbered requests of one session that may be unfinished at once: SL_SESSION_WINDOW, of a layer
+ * above. */
+#define SL_GROUP_WINDOW 256u
+
 #define SL_HEARTBEAT_INTERVAL_NS (1 * SL_NS_PER_S)
 /* Five lost heartbeats. A connection silent for so long is torn down. */
 #define SL_HEARTBEAT_TIMEOUT_NS (5 * SL_NS_PER_S)

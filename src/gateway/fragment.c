@@ -14,20 +14,6 @@
 /* After an answer that says "not now" (out of memory, busy, moved). */
 #define RETRY_DELAY_NS (2 * SL_NS_PER_MS)
 
-static int describe_pieces(struct sl_gateway *gateway, const struct fragment *fragment,
-                           struct sl_capsule_io *capsule)
-{
-    for (unsigned i = 0; i < fragment->span_count; i++) {
-        const struct sl_span *span = &fragment->spans[i];
-        int error = sl_fabric_describe(gateway->fabric, span->region, span->data,
-                                       span->length_bytes, &capsule->pieces[i]);
-        if (error < 0)
-            return error;
-    }
-    capsule->io.piece_count = (uint8_t)fragment->span_count;
-    return 0;
-}
-
 /* A small write travels with its capsule; the link needs few enough pieces for one SEND. */
 static bool goes_in_capsule(const struct fragment *fragment, const struct sl_connection *connection)
 {
@@ -36,11 +22,28 @@ static bool goes_in_capsule(const struct fragment *fragment, const struct sl_con
            fragment->span_count < SL_SEND_SPANS_MAX;
 }
 
-/* One try on one connection. The connection is referenced: closed() may come while we wait. */
+int sl_fragment_prepare(struct sl_gateway *gateway, const struct fragment *fragment,
+                        const struct sl_connection *connection, struct sl_remote_piece *pieces,
+                        uint8_t *piece_count)
+{
+    *piece_count = 0;
+    if (goes_in_capsule(fragment, connection))
+        return (int)fragment->span_count;
+    for (unsigned i = 0; i < fragment->span_count; i++) {
+        const struct sl_span *span = &fragment->spans[i];
+        int error = sl_fabric_describe(gateway->fabric, span->region, span->data,
+                                       span->length_bytes, &pieces[i]);
+        if (error < 0)
+            return error;
+    }
+    *piece_count = (uint8_t)fragment->span_count;
+    return 0;
+}
+
+/* One try on one connection. */
 static int attempt_co(struct sl_gateway *gateway, struct route *route,
                       const struct fragment *fragment)
 {
-    struct sl_connection *connection = route->connection;
     union sl_capsule request, reply;
     memset(&request, 0, sizeof(request));
     request.header.type = SL_CAPSULE_IO;
@@ -49,32 +52,15 @@ static int attempt_co(struct sl_gateway *gateway, struct route *route,
     request.io.io.length_bytes = fragment->length_bytes;
     request.io.io.gateway_id = gateway->instance_id;
     request.io.io.trace_id = fragment->trace_id;
-    unsigned payload_count = 0;
-    if (goes_in_capsule(fragment, connection)) {
-        payload_count = fragment->span_count;
-    } else {
-        int error = describe_pieces(gateway, fragment, &request.io);
-        if (error < 0)
-            return error;
-    }
+    int payload_count = sl_fragment_prepare(gateway, fragment, route->connection, request.io.pieces,
+                                            &request.io.io.piece_count);
+    if (payload_count < 0)
+        return payload_count;
     request.header.length_bytes =
         (uint16_t)(offsetof(struct sl_capsule_io, pieces) +
                    request.io.io.piece_count * sizeof(struct sl_remote_piece));
-
-    struct attempt attempt = {.deadline_ns = fragment->deadline_ns};
-    sl_list_append(&route->attempts, &attempt.node);
-    sl_connection_ref(connection);
-    int error = sl_connection_call_co(connection, &request, fragment->spans, payload_count, &reply);
-    sl_list_remove(&attempt.node);
-    if (error < 0) {
-        sl_connection_shutdown(connection, error);
-        sl_route_wait_closed_co(route, connection);
-        /* Whatever ended the connection, another request's fault maybe: this one may be tried
-         * again.
-         */
-        error = attempt.overdue ? -ETIMEDOUT : -ECONNRESET;
-    }
-    sl_connection_unref(connection);
+    int error = sl_route_request_co(route, &request, fragment->spans, (unsigned)payload_count,
+                                    fragment->deadline_ns, &reply);
     return error < 0 ? error : sl_status_to_errno(reply.header.status);
 }
 
@@ -136,6 +122,8 @@ static bool is_worth_a_retry(int error)
 
 int sl_fragment_execute_co(struct sl_gateway *gateway, struct fragment *fragment)
 {
+    if (gateway->groups != NULL)
+        return sl_replicated_execute_co(gateway, fragment);
     if (gateway->group->has_local && fragment->server == gateway->group->remote_count)
         return execute_local_co(gateway, fragment);
     for (;;) {

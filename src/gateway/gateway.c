@@ -114,6 +114,8 @@ static int next_fragment(struct sl_gateway *gateway, struct cursor *cursor, uint
         sl_layout_extent(request->volume, request->offset_bytes + cursor->done_bytes,
                          sl_min(left_bytes, (uint64_t)SL_TRANSFER_BYTES_MAX));
     fragment->opcode = request->opcode;
+    fragment->volume = request->volume;
+    fragment->epoch = request->epoch;
     fragment->server = extent.server;
     fragment->server_offset_bytes = extent.server_offset_bytes;
     fragment->length_bytes = extent.length_bytes;
@@ -185,11 +187,14 @@ static int execute_many_co(struct sl_gateway *gateway, struct cursor *cursor, ui
     return batch.error;
 }
 
-/* A flush goes to every server under the volume: one reactor of it flushes the whole device. */
+/* A flush goes to every server under the volume: one reactor of it flushes the whole device. A
+ * replicated write is durable when it is acknowledged. */
 static int execute_flush_co(struct sl_gateway *gateway, const struct sl_request *request,
                             uint64_t deadline_ns)
 {
     struct batch batch = {.gateway = gateway};
+    if (gateway->groups != NULL)
+        return 0;
     sl_wait_queue_init(&batch.finished);
     for (unsigned i = 0; i < request->volume->server_count && batch.error == 0; i++) {
         struct fragment *fragment = sl_pool_get(&gateway->fragments);
@@ -229,7 +234,7 @@ static void count_request(struct sl_gateway_statistics *statistics,
 int sl_gateway_execute_co(struct sl_gateway *gateway, const struct sl_request *request)
 {
     int error = check_request(request);
-    if (error == 0 && gateway->stopping)
+    if (error == 0 && gateway->closing)
         error = -ECANCELED;
     if (error == 0) {
         uint64_t deadline_ns = sl_reactor_now_ns(gateway->reactor) + gateway->group->io_timeout_ns;
@@ -244,7 +249,7 @@ int sl_gateway_execute_co(struct sl_gateway *gateway, const struct sl_request *r
                         : execute_many_co(gateway, &cursor, deadline_ns, &fragment);
         }
         gateway->statistics.inflight_count--;
-        if (gateway->stopping)
+        if (gateway->closing)
             sl_wait_queue_wake_all(&gateway->learned, 0);
     }
     count_request(&gateway->statistics, request, error);
@@ -309,11 +314,15 @@ int sl_gateway_create(struct sl_gateway_group *group, unsigned reactor_index,
     sl_pool_init(&gateway->fragments, sizeof(struct fragment), 64, 0);
     group->members[reactor_index] = gateway;
     *result = gateway;
-    return sl_gateway_routes_start(gateway);
+    int error = group->cluster != NULL ? sl_cluster_open(gateway) : 0;
+    return error < 0 ? error : sl_gateway_routes_start(gateway);
 }
 
 void sl_gateway_stop_co(struct sl_gateway *gateway)
 {
+    gateway->closing = true;
+    if (gateway->groups != NULL)
+        sl_cluster_leave_co(gateway);
     sl_gateway_routes_stop_co(gateway);
     while (gateway->statistics.inflight_count > 0)
         sl_wait_queue_co(&gateway->learned);
@@ -326,6 +335,7 @@ void sl_gateway_destroy(struct sl_gateway *gateway)
     SL_ASSERT(gateway->coroutine_count == 0);
     gateway->group->members[gateway->index] = NULL;
     sl_gateway_routes_free(gateway);
+    sl_cluster_close(gateway);
     sl_pool_fini(&gateway->fragments);
     free(gateway->servers);
     free(gateway->volumes);

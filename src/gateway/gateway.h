@@ -9,6 +9,9 @@
  * whose configuration is immutable. Each reactor keeps its own connections, to every reactor of
  * every server, and learns the geometry itself: nothing is shared on the data path.
  *
+ * Its servers are plain targets (fragment.c), or the nodes of a cluster, whose groups replicate
+ * (replicated.c).
+ *
  * Only the gateway retries (STYLE 20). A request fails with SL_E_UNREACHABLE or ETIMEDOUT only when
  * its time is up and its connection is torn down, so that nothing of it can still land in the
  * client's memory.
@@ -23,6 +26,7 @@
 #define SL_SERVER_REACTORS_MAX   64
 #define SL_VOLUMES_MAX           256
 #define SL_VOLUME_NAME_BYTES_MAX 64
+#define SL_VOLUME_COLUMNS_MAX    256 /* servers or groups that one volume is striped over */
 #define SL_STRIPE_BYTES_DEFAULT  (1 * SL_MIB)
 #define SL_STRIPE_BYTES_MIN      (64 * SL_KIB)
 /* Default time-out of one I/O, retries included. */
@@ -30,6 +34,7 @@
 
 struct sl_gateway;
 struct sl_gateway_group;
+struct sl_cluster;
 struct sl_inject;
 
 /* Storage in this very process (sluice-target --gateway): called instead of a connection. `storage`
@@ -51,22 +56,27 @@ struct sl_volume_spec {
     uint64_t server_bitmap; /* which servers it is striped over; 0 = all */
 };
 
-/* A volume laid out over its servers: stripe i lies on server i mod n, at base + (i div n) *
- * stripe. */
+/* A volume laid out over its servers (of a cluster: its groups, by their place in the file): stripe
+ * i lies on server i mod n, at base + (i div n) * stripe. */
 struct sl_volume {
     char name[SL_VOLUME_NAME_BYTES_MAX];
     uint32_t index;
+    uint32_t id; /* in the cluster file; 0 without one */
     uint64_t size_bytes;
     uint32_t stripe_bytes;
     bool read_only;
+    bool shared; /* by several gateways at once */
     unsigned server_count;
-    uint8_t servers[SL_SERVERS_MAX];
-    uint64_t base_bytes[SL_SERVERS_MAX];
+    uint16_t servers[SL_VOLUME_COLUMNS_MAX];
+    uint64_t base_bytes[SL_VOLUME_COLUMNS_MAX];
 };
 
 struct sl_gateway_config {
     const char *const *servers; /* addresses, as sl_link_ops.connect takes them; borrowed */
     unsigned server_count;
+    /* Replicated: `servers` are its nodes, in their order, and the volumes are the cluster's.
+     * Borrowed until the group is destroyed. NULL: plain servers. */
+    const struct sl_cluster *cluster;
     const struct sl_local_storage *local; /* server number server_count, if not NULL; borrowed */
     const struct sl_volume_spec *volumes;
     unsigned volume_count;  /* 0 = one volume "default" over everything */
@@ -109,6 +119,13 @@ unsigned sl_gateway_group_count(const struct sl_gateway_group *group);
  * volumes). */
 int sl_gateway_volume_co(struct sl_gateway *gateway, const char *name, uint64_t deadline_ns,
                          const struct sl_volume **volume);
+/* For a client that will do I/O: gives the volume, and the epoch that its requests carry. On the
+ * gateway of reactor 0. An exclusive volume of a cluster is attached anew in each of its groups,
+ * unless another client of this process holds it already: a gateway that had it before is fenced.
+ * Errors as above, -SL_E_UNREACHABLE (a group has no leader), -ENOSPC. Undone by detach. */
+int sl_gateway_attach_co(struct sl_gateway *gateway, const char *name, uint64_t deadline_ns,
+                         const struct sl_volume **volume, uint64_t *epoch);
+void sl_gateway_detach(struct sl_gateway *gateway, const struct sl_volume *volume);
 
 /* Registers a client's shared memory on every reactor of the group. Takes the descriptor. Errors as
  * sl_region_map_foreign(). */
@@ -120,7 +137,10 @@ size_t sl_gateway_memory_bytes(const struct sl_gateway_memory *memory);
 
 /* Runs one request to its end, on this reactor. 0 or negative errno: -EINVAL (misaligned, zero
  * length, pieces do not add up or lie outside of their memory), -ERANGE, -EROFS, -ENOSPC, -EIO,
- * -SL_E_CHECKSUM, -SL_E_UNREACHABLE, -ETIMEDOUT, -ECANCELED, -EOPNOTSUPP (no such operation). */
+ * -SL_E_CHECKSUM, -SL_E_UNREACHABLE, -ETIMEDOUT, -ECANCELED, -EOPNOTSUPP (no such operation),
+ * -SL_E_FENCED (attached by another gateway since), -SL_E_NO_SESSION (a group closed the session).
+ * A replicated write that failed will never apply from then on, and what can not be settled is
+ * waited for; but -ECANCELED, at the end of the process, says nothing about it. */
 int sl_gateway_execute_co(struct sl_gateway *gateway, const struct sl_request *request);
 
 /* A client of the group is at work: while any is, a server that returns with other storage is

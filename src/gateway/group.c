@@ -9,6 +9,7 @@
 #include "core/call.h"
 #include "core/error.h"
 #include "gateway/private.h"
+#include "meta/cluster.h"
 
 static int check_volume_specs(const struct sl_gateway_config *config, unsigned server_count,
                               char *error, size_t error_bytes)
@@ -41,9 +42,25 @@ static int check_volume_specs(const struct sl_gateway_config *config, unsigned s
     return 0;
 }
 
+static int check_cluster(const struct sl_gateway_config *config, char *error, size_t error_bytes)
+{
+    if (config->server_count != config->cluster->node_count || config->local != NULL ||
+        config->volume_count > 0) {
+        snprintf(error, error_bytes, "servers and volumes are those of the cluster file");
+        return -EINVAL;
+    }
+    if (config->cluster->volume_count == 0) {
+        snprintf(error, error_bytes, "the cluster file has no volumes");
+        return -EINVAL;
+    }
+    return 0;
+}
+
 static int check_config(const struct sl_gateway_config *config, char *error, size_t error_bytes)
 {
     unsigned server_count = config->server_count + (config->local != NULL ? 1 : 0);
+    if (config->cluster != NULL)
+        return check_cluster(config, error, error_bytes);
     if (server_count == 0 || server_count > SL_SERVERS_MAX) {
         snprintf(error, error_bytes, "%u storage servers; give --storage-server 1 to %d times",
                  server_count, SL_SERVERS_MAX);
@@ -86,11 +103,15 @@ int sl_gateway_group_create(const struct sl_gateway_config *config, unsigned rea
     group->stripe_bytes =
         config->stripe_bytes != 0 ? config->stripe_bytes : SL_STRIPE_BYTES_DEFAULT;
     group->io_timeout_ns = config->io_timeout_ns != 0 ? config->io_timeout_ns : SL_IO_TIMEOUT_NS;
-    group->volume_count = config->volume_count;
+    group->cluster = config->cluster;
+    group->volume_count =
+        config->cluster != NULL ? config->cluster->volume_count : config->volume_count;
+    group->attachments = calloc(sl_max(group->volume_count, 1u), sizeof(*group->attachments));
     group->addresses = calloc(sl_max(config->server_count, 1u), sizeof(*group->addresses));
     group->volumes = calloc(sl_max(config->volume_count, 1u), sizeof(*group->volumes));
     group->members = calloc(reactor_count, sizeof(struct sl_gateway *));
-    if (group->addresses == NULL || group->volumes == NULL || group->members == NULL) {
+    if (group->attachments == NULL || group->addresses == NULL || group->volumes == NULL ||
+        group->members == NULL) {
         sl_gateway_group_destroy(group);
         return -ENOMEM;
     }
@@ -98,6 +119,8 @@ int sl_gateway_group_create(const struct sl_gateway_config *config, unsigned rea
         snprintf(group->addresses[i], sizeof(group->addresses[i]), "%s", config->servers[i]);
     for (unsigned i = 0; i < config->volume_count; i++)
         group->volumes[i] = config->volumes[i];
+    for (unsigned i = 0; i < group->volume_count; i++)
+        sl_wait_queue_init(&group->attachments[i].changed);
     *result = group;
     return 0;
 }
@@ -109,6 +132,7 @@ void sl_gateway_group_destroy(struct sl_gateway_group *group)
     for (unsigned i = 0; group->members != NULL && i < group->reactor_count; i++)
         SL_ASSERT(group->members[i] == NULL);
     free(group->addresses);
+    free(group->attachments);
     free(group->volumes);
     free(group->members);
     free(group);

@@ -11,12 +11,12 @@
 #include "core/error.h"
 
 static unsigned servers_of_spec(const struct sl_volume_spec *spec, unsigned server_count,
-                                uint8_t *servers)
+                                uint16_t *servers)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < server_count; i++) {
         if (spec->server_bitmap == 0 || (spec->server_bitmap >> i & 1) != 0)
-            servers[count++] = (uint8_t)i;
+            servers[count++] = (uint16_t)i;
     }
     return count;
 }

@@ -19,7 +19,19 @@ struct sl_gateway_group {
     uint32_t stripe_bytes;
     uint64_t io_timeout_ns;
     _Atomic unsigned session_count;
+    const struct sl_cluster *cluster; /* NULL: plain servers */
+    struct attachment *attachments;   /* one a volume of the cluster */
     struct sl_gateway **members; /* one a reactor; set by each reactor before any front-end runs */
+};
+
+/* Who may use a volume of the cluster. Of reactor 0, but for what is atomic. */
+struct attachment {
+    uint64_t epoch;          /* that this process attached last; 0 = never */
+    uint64_t tried;          /* the highest it tried, or met: one that was given up may come late */
+    _Atomic uint64_t fenced; /* epochs up to this one are refused */
+    unsigned client_count;
+    bool busy; /* being attached */
+    struct sl_wait_queue changed;
 };
 
 /* A client's memory: one region a reactor, all of the same pages. */
@@ -75,11 +87,13 @@ struct sl_gateway {
     struct sl_memory *memory;
     struct sl_fabric *fabric;
     uint64_t instance_id;
-    bool stopping;
+    bool closing;             /* no new requests */
+    bool stopping;            /* and no retries */
     unsigned coroutine_count; /* connectors and the sweeper */
     struct sl_wait_queue stopped;
     struct server *servers;
-    unsigned known_count; /* servers that answered */
+    unsigned known_count;            /* servers that answered */
+    struct replicated_group *groups; /* of the cluster, in its order; replicated.h */
     struct sl_volume *volumes;
     bool laid_out;
     int layout_error;
@@ -92,7 +106,9 @@ struct sl_gateway {
 /* A piece of a request that goes to one server in one message. */
 struct fragment {
     enum sl_io_opcode opcode;
-    unsigned server;
+    const struct sl_volume *volume;
+    uint64_t epoch;
+    unsigned server; /* or group */
     uint64_t server_offset_bytes;
     uint32_t length_bytes;
     uint64_t deadline_ns;
@@ -115,10 +131,28 @@ int sl_route_acquire_co(struct sl_gateway *gateway, unsigned server, uint64_t se
  * time-out of its own, by which the connection is torn down. */
 int sl_route_control_co(struct route *route, struct sl_connection *connection, uint8_t type,
                         union sl_capsule *reply);
-/* Waits until `connection`, seen dead, has left the route: nothing of it can land any more. */
-void sl_route_wait_closed_co(struct route *route, const struct sl_connection *connection);
+/* One request and its answer over an open route. 0 and `reply` filled; or -ETIMEDOUT (`deadline_ns`
+ * passed), -ECONNRESET: then the connection is closed, and nothing of it can land any more. */
+int sl_route_request_co(struct route *route, union sl_capsule *request,
+                        const struct sl_span *payload, unsigned payload_count, uint64_t deadline_ns,
+                        union sl_capsule *reply);
 
 /* fragment.c */
 int sl_fragment_execute_co(struct sl_gateway *gateway, struct fragment *fragment);
+/* How its payload travels: with the capsule (answers how many spans), or by its description in
+ * `pieces` (answers 0). Negative errno. */
+int sl_fragment_prepare(struct sl_gateway *gateway, const struct fragment *fragment,
+                        const struct sl_connection *connection, struct sl_remote_piece *pieces,
+                        uint8_t *piece_count);
+
+/* replicated.c */
+int sl_replicated_execute_co(struct sl_gateway *gateway, struct fragment *fragment);
+/* attach.c: gateway->groups and the volumes, from the cluster. */
+int sl_cluster_open(struct sl_gateway *gateway);
+/* Wakes who waits: the gateway is stopping. */
+void sl_cluster_wake(struct sl_gateway *gateway);
+/* Closes the sessions, as far as it succeeds in a second. No request is in flight. */
+void sl_cluster_leave_co(struct sl_gateway *gateway);
+void sl_cluster_close(struct sl_gateway *gateway);
 
 #endif

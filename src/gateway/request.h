@@ -24,6 +24,7 @@ struct sl_request_piece {
 struct sl_request {
     enum sl_io_opcode opcode;
     const struct sl_volume *volume;
+    uint64_t epoch; /* that sl_gateway_attach_co() gave */
     uint64_t offset_bytes;
     uint32_t length_bytes; /* READ, WRITE: the sum of the pieces */
     unsigned piece_count;

@@ -95,7 +95,7 @@ static bool storage_is_same(const struct server *server, const struct sl_capsule
 _Static_assert(SL_SERVER_REACTORS_MAX == 64, "as storage_fault() says");
 
 /* What is wrong with it, or NULL. */
-static const char *storage_fault(const struct sl_capsule_storage *storage)
+static const char *storage_fault(const struct sl_capsule_storage *storage, bool replicated)
 {
     if (storage->header.length_bytes < sizeof(*storage))
         return "it is too short";
@@ -103,6 +103,8 @@ static const char *storage_fault(const struct sl_capsule_storage *storage)
         return "blocks are of 4096 bytes here";
     if (storage->reactor_count < 1 || storage->reactor_count > SL_SERVER_REACTORS_MAX)
         return "reactors must be 1 to 64";
+    if (replicated)
+        return NULL; /* what there is, the cluster file says */
     if (!sl_is_power_of_two(storage->shard_bytes) || storage->shard_bytes < SL_TRANSFER_BYTES_MAX)
         return "shards must be a power of two from 1 MiB";
     if (storage->capacity_bytes == 0 || storage->capacity_bytes > CAPACITY_BYTES_MAX)
@@ -137,7 +139,7 @@ static void server_learned(struct server *server)
         server->known = true;
         gateway->known_count++;
     }
-    if (gateway->known_count == gateway->group->server_count &&
+    if (gateway->group->cluster == NULL && gateway->known_count == gateway->group->server_count &&
         (!gateway->laid_out || atomic_load(&gateway->group->session_count) == 0)) {
         gateway->layout_error = lay_out(gateway);
         gateway->laid_out = true;
@@ -175,7 +177,8 @@ static int route_admit(struct route *route, const struct sl_capsule_storage *sto
 {
     struct server *server = route->server;
     struct sl_gateway *gateway = server->gateway;
-    const char *fault = storage_fault(storage);
+    bool replicated = gateway->group->cluster != NULL;
+    const char *fault = storage_fault(storage, replicated);
     if (fault != NULL) {
         sl_log_error("gateway",
                      "storage server %s: its description of its storage is unusable: %s (capacity "
@@ -184,7 +187,8 @@ static int route_admit(struct route *route, const struct sl_capsule_storage *sto
                      storage->reactor_count, storage->block_bytes, storage->shard_bytes);
         return -SL_E_PROTOCOL;
     }
-    if (server->known && !storage_is_same(server, storage) &&
+    /* A replicated group knows its own: a node may come back with a new disk. */
+    if (!replicated && server->known && !storage_is_same(server, storage) &&
         atomic_load(&gateway->group->session_count) != 0) {
         if (route->state != ROUTE_REFUSED)
             sl_log_error(
@@ -349,6 +353,7 @@ void sl_gateway_routes_stop_co(struct sl_gateway *gateway)
 {
     gateway->stopping = true;
     sl_wait_queue_wake_all(&gateway->stopped, 0);
+    sl_cluster_wake(gateway);
     for (unsigned i = 0; i < gateway->group->remote_count; i++) {
         for (unsigned j = 0; j < gateway->servers[i].route_count; j++)
             sl_wait_queue_wake_all(&gateway->servers[i].routes[j]->changed, 0);
@@ -401,8 +406,31 @@ int sl_route_acquire_co(struct sl_gateway *gateway, unsigned server_index,
     }
 }
 
-void sl_route_wait_closed_co(struct route *route, const struct sl_connection *connection)
+/* Waits until `connection`, seen dead, has left the route: nothing of it can land any more. */
+static void wait_closed_co(struct route *route, const struct sl_connection *connection)
 {
     while (route->connection == connection)
         sl_wait_queue_co(&route->changed);
+}
+
+int sl_route_request_co(struct route *route, union sl_capsule *request,
+                        const struct sl_span *payload, unsigned payload_count, uint64_t deadline_ns,
+                        union sl_capsule *reply)
+{
+    struct sl_connection *connection = route->connection;
+    struct attempt attempt = {.deadline_ns = deadline_ns};
+    sl_list_append(&route->attempts, &attempt.node);
+    /* Ours: closed() may come while we wait. */
+    sl_connection_ref(connection);
+    int error = sl_connection_call_co(connection, request, payload, payload_count, reply);
+    sl_list_remove(&attempt.node);
+    if (error < 0) {
+        sl_connection_shutdown(connection, error);
+        wait_closed_co(route, connection);
+        /* Whatever ended the connection, another request's fault maybe: this one may be tried
+         * again. */
+        error = attempt.overdue ? -ETIMEDOUT : -ECONNRESET;
+    }
+    sl_connection_unref(connection);
+    return error;
 }

@@ -292,8 +292,7 @@ const char *sl_cluster_survives(unsigned replica_count)
 {
     static const char *const sentences[] = {
         "no replica, no data",
-        "1 replica: survives no loss; while its node is away the volume waits, and a lost disk is "
-        "lost data",
+        "1 replica: a lost disk is lost data; while the node is away the volume waits",
         "2 replicas: no data is lost with one of two disks, but while one is away the volume waits",
         "3 replicas: survive the loss of any one node, without a pause of more than an election",
         "4 replicas: survive the loss of any one node, as 3 do; a second one makes the volume wait",

@@ -93,7 +93,7 @@ static void test_no_overlap(void **state)
 static void test_default(void **state)
 {
     uint64_t capacity_bytes[] = {10 * SL_MIB, 7 * SL_MIB + 4096};
-    struct sl_volume volume;
+    static struct sl_volume volume;
     char error[512];
     assert_int_equal(
         sl_layout_volumes(NULL, 0, SL_MIB, capacity_bytes, 2, &volume, error, sizeof(error)), 0);
@@ -108,7 +108,7 @@ static void test_default(void **state)
 static void test_errors(void **state)
 {
     uint64_t capacity_bytes[] = {SL_MIB};
-    struct sl_volume volume;
+    static struct sl_volume volume;
     char error[512];
     struct sl_volume_spec spec = {.name = "v", .server_bitmap = 2};
     assert_int_equal(

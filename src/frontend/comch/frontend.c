@@ -60,9 +60,17 @@ static int init_co(void *owner, struct sl_comch_session *comch, const char *name
                    struct sl_comch_storage *storage)
 {
     struct session *session = owner;
+    struct sl_gateway *gateway = control_gateway(session->frontend);
+    const struct sl_volume *volume;
+    uint64_t deadline_ns = sl_reactor_now_ns(sl_gateway_reactor(gateway)) + QUERY_TIMEOUT_NS;
     int error = query_co(owner, comch, name, storage);
+    if (error == 0)
+        error = sl_gateway_attach_co(gateway, name, deadline_ns, &volume, &session->epoch);
     if (error < 0)
         return error;
+    if (session->attached != NULL)
+        sl_gateway_detach(gateway, session->attached);
+    session->attached = volume;
     snprintf(session->volume_name, sizeof(session->volume_name), "%s", name);
     session->volume_handle = storage->volume;
     if (!session->begun)
@@ -183,6 +191,8 @@ static void closed_co(void *owner, struct sl_comch_session *comch, int reason)
         sl_gateway_memory_unregister_co(session->memories[i].memory);
     for (unsigned i = 0; i < session->queue_count; i++)
         queue_destroy_co(session->queues[i]);
+    if (session->attached != NULL)
+        sl_gateway_detach(control_gateway(session->frontend), session->attached);
     if (session->begun)
         sl_gateway_session_end(session->frontend->group);
     sl_log_info("comch", "session %u ended: %s", sl_comch_session_id(comch),

@@ -20,6 +20,7 @@ struct queue {
     struct session *session;
     struct sl_gateway *gateway; /* of the queue's reactor */
     const struct sl_volume *volume;
+    uint64_t epoch; /* of the volume, as the session attached it */
     struct sl_pool ios;
     struct sl_list inflight; /* struct queue_io */
     struct sl_wait_queue progress;
@@ -35,7 +36,9 @@ struct session {
     struct sl_comch_session *comch;
     bool begun; /* counted in the gateway group's sessions */
     char volume_name[SL_COMCH_VOLUME_BYTES];
-    uint32_t volume_handle; /* index + 1: zero is never valid */
+    uint32_t volume_handle;           /* index + 1: zero is never valid */
+    const struct sl_volume *attached; /* NULL until init_storage */
+    uint64_t epoch;
     uint32_t depth_most;
     unsigned queue_count;
     struct queue *queues[SL_COMCH_QUEUES_MAX];

@@ -34,6 +34,7 @@ static int make_request(const struct queue_io *io, struct sl_request *request,
     *request = (struct sl_request){
         .opcode = message->opcode,
         .volume = queue->volume,
+        .epoch = queue->epoch,
         .offset_bytes = message->offset_bytes,
         .length_bytes = message->length_bytes,
         .trace_id = message->trace_id,
@@ -132,6 +133,7 @@ int queue_create_co(struct session *session, unsigned reactor_index, struct queu
     if (queue == NULL)
         return -ENOMEM;
     queue->session = session;
+    queue->epoch = session->epoch;
     queue->gateway = sl_gateway_group_member(session->frontend->group, reactor_index);
     sl_pool_init(&queue->ios, sizeof(struct queue_io), 64, 0);
     sl_list_init(&queue->inflight);
