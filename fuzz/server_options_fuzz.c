@@ -86,7 +86,7 @@ static void check(bool target)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct sl_option rows[40];
+    static struct sl_option rows[48];
     char *arguments[ARGUMENTS_MAX + 2];
     int count = 0;
     if (size == 0)
@@ -114,6 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     sl_log_set_level(SL_LOG_ERROR);
     if (status == 0)
         check(target);
+    sl_server_options_fini(&options);
     free(text);
     return 0;
 }

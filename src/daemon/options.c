@@ -12,10 +12,14 @@
 #include "core/log.h"
 #include "core/size.h"
 #include "fabric/cluster_key.h"
+#include "meta/cluster.h"
 
 #define PORT_DEFAULT         "7600"
 #define MEMORY_BYTES_DEFAULT (256 * SL_MIB)
 #define STORAGE_DEFAULT      "mem:256MiB"
+/* In a cluster: a node that is stopped, or whose cable is cut, has a successor within two seconds;
+ * who waits for it must not wait longer. */
+#define CLUSTER_HEARTBEAT_TIMEOUT_NS (1500 * SL_NS_PER_MS)
 
 void sl_server_options_init(struct sl_server_options *options)
 {
@@ -27,6 +31,12 @@ void sl_server_options_init(struct sl_server_options *options)
     options->io_timeout_ns = SL_IO_TIMEOUT_NS;
 }
 
+void sl_server_options_fini(struct sl_server_options *options)
+{
+    sl_cluster_free(options->cluster);
+    options->cluster = NULL;
+}
+
 static unsigned add(struct sl_option *rows, unsigned count, struct sl_option row)
 {
     rows[count] = row;
@@ -36,6 +46,10 @@ static unsigned add(struct sl_option *rows, unsigned count, struct sl_option row
 static unsigned target_rows(struct sl_server_options *o, struct sl_option *rows, unsigned n)
 {
     n = add(rows, n, (struct sl_option){.name = "", .kind = SL_OPTION_GROUP, .help = "Storage"});
+    n = add(rows, n,
+            (struct sl_option){"node", 0, SL_OPTION_INTEGER, &o->node, .least = 1,
+                               .most = UINT32_MAX, .argument = "ID",
+                               .help = "which node of the cluster file this is"});
     n = add(rows, n,
             (struct sl_option){"storage", 's', SL_OPTION_STRING, &o->storage, .argument = "SPEC",
                                .help = "mem:SIZE, store:PATH (see sluice disk), file:PATH "
@@ -138,6 +152,9 @@ unsigned sl_server_options_table(struct sl_server_options *o, bool target, bool 
                                .argument = "FILE",
                                .help = "32 bytes or 64 hex digits that all programs share",
                                .fallback = "a development key, on loopback only"});
+    n = add(rows, n,
+            (struct sl_option){"cluster", 0, SL_OPTION_STRING, &o->cluster_file, .argument = "FILE",
+                               .help = "replicate: the cluster file, see sluice cluster"});
     n = add(rows, n,
             (struct sl_option){"quiet", 'q', SL_OPTION_FLAG, &o->quiet,
                                .help = "log errors and warnings only"});
@@ -256,8 +273,11 @@ static int load_key(const struct sl_server_options *o, const struct sl_server_co
                     uint8_t *key)
 {
     char error[512];
-    if (o->cluster_key_file != NULL) {
-        if (sl_cluster_key_load(o->cluster_key_file, key, error, sizeof(error)) == 0)
+    const char *path = o->cluster_key_file;
+    if (path == NULL && o->cluster != NULL && o->cluster->key_file[0] != '\0')
+        path = o->cluster->key_file;
+    if (path != NULL) {
+        if (sl_cluster_key_load(path, key, error, sizeof(error)) == 0)
             return 0;
         fprintf(stderr, "%s: %s\n", config->program, error);
         return 2;
@@ -265,6 +285,8 @@ static int load_key(const struct sl_server_options *o, const struct sl_server_co
     bool local = config->listen_address == NULL || is_local_only(config->listen_address);
     for (unsigned i = 0; i < config->gateway.server_count; i++)
         local = local && is_local_only(config->gateway.servers[i]);
+    for (unsigned i = 0; o->cluster != NULL && i < o->cluster->node_count; i++)
+        local = local && is_local_only(o->cluster->nodes[i].address);
     if (!local) {
         fprintf(stderr,
                 "%s: addresses beyond this host need --cluster-key-file (make one: head -c 32 "
@@ -300,10 +322,40 @@ static int translate_runtime(const struct sl_server_options *o,
     return 0;
 }
 
+/* Servers, volumes and stripes are the cluster file's. */
+static int translate_cluster_gateway(struct sl_server_options *o,
+                                     const struct sl_options *description,
+                                     struct sl_server_config *config)
+{
+    if (o->server_count > 0 || o->volume_count > 0 || o->stripe_bytes != 0)
+        return usage(description,
+                     "--storage-server, --volume and --stripe-size: the --cluster file says it%s",
+                     "");
+    if (o->cluster->volume_count == 0)
+        return usage(description, "--cluster %s: it has no volumes to offer", o->cluster_file);
+    for (unsigned i = 0; i < o->cluster->node_count; i++) {
+        const char *address = o->cluster->nodes[i].address;
+        if (complete_address(config->link, o->device_name, address, o->addresses[i]) < 0)
+            return usage(description, "--cluster: bad address '%s'", address);
+        o->address_list[i] = o->addresses[i];
+    }
+    config->has_gateway = true;
+    config->channel_name = o->channel_name;
+    config->gateway = (struct sl_gateway_config){
+        .servers = o->address_list,
+        .server_count = o->cluster->node_count,
+        .cluster = o->cluster,
+        .io_timeout_ns = o->io_timeout_ns,
+    };
+    return 0;
+}
+
 static int translate_gateway(struct sl_server_options *o, const struct sl_options *description,
                              bool target, struct sl_server_config *config)
 {
     unsigned count = o->server_count;
+    if (o->cluster != NULL)
+        return translate_cluster_gateway(o, description, config);
     if (count == 0 && !target)
         count = 1; /* the device's default target */
     for (unsigned i = 0; i < count; i++) {
@@ -332,9 +384,53 @@ static int translate_gateway(struct sl_server_options *o, const struct sl_option
     return 0;
 }
 
+static int load_cluster(struct sl_server_options *o, const struct sl_options *description,
+                        struct sl_server_config *config)
+{
+    char error[1024];
+    if (o->cluster_file == NULL)
+        return o->node == 0 ? 0 : usage(description, "--node needs --cluster%s", "");
+    if (sl_cluster_load(o->cluster_file, &o->cluster, error, sizeof(error)) < 0)
+        return usage(description, "--cluster: %s", error);
+    config->cluster = o->cluster;
+    config->heartbeat_timeout_ns = CLUSTER_HEARTBEAT_TIMEOUT_NS;
+    return 0;
+}
+
+/* A node of the cluster: its disk is the groups', and it listens where the others look for it. */
+static int translate_node(struct sl_server_options *o, const struct sl_options *description,
+                          struct sl_server_config *config)
+{
+    const struct sl_cluster_node *node = sl_cluster_find_node(o->cluster, (uint32_t)o->node);
+    if (o->node == 0)
+        return usage(description, "--cluster: say which node this is by --node%s", "");
+    if (node == NULL) {
+        fprintf(stderr, "%s: --node %llu: the cluster file '%s' has no such node\n",
+                description->program, (unsigned long long)o->node, o->cluster_file);
+        return 2;
+    }
+    if (strncmp(o->storage, "store:", 6) != 0)
+        return usage(description,
+                     "--storage '%s': replicas need a disk of the store: store:PATH (see sluice "
+                     "disk)",
+                     o->storage);
+    if (o->size_bytes != 0 || o->read_only || o->no_checksums || o->no_durable)
+        return usage(description,
+                     "--size, --read-only, --no-checksums and --no-durable-writes: not with "
+                     "--cluster%s",
+                     "");
+    if (o->listen == NULL)
+        o->listen = node->address;
+    config->node = node->id;
+    return 0;
+}
+
 static int translate_target(struct sl_server_options *o, const struct sl_options *description,
                             struct sl_server_config *config)
 {
+    int status = o->cluster != NULL ? translate_node(o, description, config) : 0;
+    if (status != 0)
+        return status;
     config->has_target = true;
     config->storage = (struct sl_storage_config){
         .spec = o->storage,
@@ -399,7 +495,9 @@ int sl_server_options_parse(struct sl_server_options *o, const struct sl_options
         return 2;
     }
     config->device = o->device_name[0] != '\0' ? o->device_name : NULL;
-    status = translate_runtime(o, description, &config->runtime);
+    status = load_cluster(o, description, config);
+    if (status == 0)
+        status = translate_runtime(o, description, &config->runtime);
     if (status == 0 && target)
         status = translate_target(o, description, config);
     if (status == 0 && target && !o->gateway && (o->server_count > 0 || o->volume_count > 0))

@@ -15,6 +15,9 @@ struct sl_server_options {
     uint64_t memory_bytes;
     bool no_hugepages;
     const char *cluster_key_file;
+    const char *cluster_file;
+    struct sl_cluster *cluster; /* as loaded */
+    uint64_t node;
     const char *injects[SL_INJECT_RULES_MAX];
     unsigned inject_count;
     bool quiet;
@@ -49,12 +52,14 @@ struct sl_server_options {
 /* Fills in the defaults. */
 void sl_server_options_init(struct sl_server_options *options);
 /* Writes the shared rows of the table, and those of a target or a gateway; answers how many (NULL
- * row included). `rows` has room for 40. */
+ * row included). `rows` has room for 48. */
 unsigned sl_server_options_table(struct sl_server_options *options, bool target, bool gateway,
                                  struct sl_option *rows);
 /* Parses, checks and translates. 0 = run; 1 = end well; 2 = bad usage (explained on standard
  * error). */
 int sl_server_options_parse(struct sl_server_options *options, const struct sl_options *description,
                             int argc, char **argv, bool target, struct sl_server_config *config);
+/* Gives the cluster back; the config is of no use any more. */
+void sl_server_options_fini(struct sl_server_options *options);
 
 #endif

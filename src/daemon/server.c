@@ -145,6 +145,7 @@ static int create_fabric(struct process *process, struct sl_runtime_node *node, 
         .credits = role == SL_ROLE_GATEWAY || peering ? 1 : config->credits,
         .in_capsule_bytes = role == SL_ROLE_TARGET && !peering ? SL_IN_CAPSULE_BYTES_MAX : 0,
         .heartbeat_timeout_ns = config->heartbeat_timeout_ns,
+        .heartbeat_interval_ns = config->heartbeat_timeout_ns / 5,
     };
     if (process->injections[node->index].lower != NULL) {
         fabric_config.link = sl_inject_link(config->link);
@@ -262,7 +263,8 @@ static int create_group(struct process *process)
 {
     char error_text[512];
     struct sl_gateway_config gateway = process->config->gateway;
-    if (process->config->has_target) {
+    /* In a cluster the target of this process is a node like the others: over the link. */
+    if (process->config->has_target && process->config->cluster == NULL) {
         const struct sl_storage_info *info = sl_storage_info(process->storage);
         process->local = (struct sl_local_storage){
             .capacity_bytes = info->capacity_bytes,

@@ -19,11 +19,14 @@ struct sl_server_config {
     const char *device;
     uint8_t cluster_key[SL_CLUSTER_KEY_BYTES];
     uint32_t credits;
-    uint64_t heartbeat_timeout_ns; /* 0 = the default */
+    uint64_t heartbeat_timeout_ns; /* 0 = the default; five heartbeats make one */
 
     /* Faults that are asked for; those without a seed get one at the start. */
     struct sl_inject_rule injects[SL_INJECT_RULES_MAX];
     unsigned inject_count;
+
+    const struct sl_cluster *cluster; /* NULL: no replication. Borrowed */
+    uint32_t node;                    /* which of its nodes this target is */
 
     bool has_target;
     struct sl_storage_config storage;

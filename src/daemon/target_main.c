@@ -11,7 +11,7 @@ int main(int argc, char **argv)
 {
     static struct sl_server_options options;
     static struct sl_server_config config;
-    static struct sl_option rows[40];
+    static struct sl_option rows[48];
     sl_server_options_init(&options);
     sl_server_options_table(&options, true, true, rows);
     const struct sl_options description = {

@@ -92,6 +92,31 @@ def test_no_gateway(programs):
         expect("no gateway answers" in output and "sluice-gateway" in output, output)
 
 
+def test_cluster(programs):
+    target, gateway = programs[:2]
+    with World(programs[:3]) as world:
+        path = f"{world.directory}/cluster.json"
+        replica = '{"node": 1, "replica": "0000000000000001"}'
+        good = ('{"sluice_cluster": 1, "id": "00112233445566778899aabbccddeeff", "nodes": [{"id": 1, "address": "127.0.0.1:1"}], '
+                f'"groups": [{{"id": 1, "size": "16M", "replicas": [{replica}]}}], "volumes": [%s]}}')
+        with open(path, "w") as file:
+            file.write(good % "")
+        refused([target, "--node", 1], 2, "--node needs --cluster")
+        refused([target, "--cluster", path], 2, "--node")
+        refused([target, "--cluster", path, "--node", 2], 2, "no such node")
+        refused([target, "--cluster", path, "--node", 1, "--storage", "mem:64M"], 2, "disk of the store")
+        refused([target, "--cluster", path, "--node", 1, "--storage", "store:x", "--read-only"], 2, "not with --cluster")
+        refused([gateway, "--cluster", path], 2, "no volumes")
+        refused([gateway, "--cluster", path, "--volume", "a"], 2, "the --cluster file says it")
+        refused([gateway, "--cluster", f"{path}.none"], 2, "sluice cluster create")
+        with open(path, "w") as file:
+            file.write((good % "").replace('"node": 1', '"node": 2'))
+        refused([gateway, "--cluster", path], 2, "replica on node 2, which is not there")
+        with open(path, "w") as file:
+            file.write((good % "").replace("127.0.0.1", "192.0.2.1"))
+        refused([target, "--cluster", path, "--node", 1, "--storage", "store:x"], 2, "--cluster-key-file")
+
+
 def test_cluster_key(programs):
     with World(programs) as world:
         for name, byte in (("good", 1), ("bad", 2)):
@@ -139,7 +164,7 @@ def test_read_only(programs):
         expect("read-only" in output.lower(), output)
 
 
-TESTS = [test_usage, test_storage, test_addresses, test_no_gateway, test_cluster_key, test_volumes, test_read_only]
+TESTS = [test_usage, test_storage, test_addresses, test_no_gateway, test_cluster, test_cluster_key, test_volumes, test_read_only]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:])
