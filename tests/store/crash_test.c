@@ -3,10 +3,10 @@
  * acknowledged, shows half an entry, or keeps the store from being opened.
  * Method: short scripts. Each runs again and again with the power lost after disk event 1, 2, 3, …
  * (every submission and completion); for each such moment the unsynced writes are kept in every
- * subset (of the newest 6; older ones all kept or all lost), and each is torn in turn; from each
+ * subset (of the newest; older ones all kept or all lost), and each is torn in turn; from each
  * such medium the store is opened, every block compared with what it may be, written to, closed,
- * opened and compared again. CRASH_STRIDE=1 visits every event (default: every third, from an
- * offset).
+ * opened and compared again. CRASH_STRIDE=1 visits every event (default: every fifth, from an
+ * offset); CRASH_SUBSET=n takes every subset of the newest n writes (default 5).
  */
 #include <limits.h>
 
@@ -14,7 +14,6 @@
 
 #define DISK_BYTES (5 * SL_MIB)
 #define BLOCKS     48
-#define SUBSET     5
 
 enum step_kind { WRITE, ZERO, CHECKPOINT, APPEND, APPLY, VOTE, TRUNCATE, FILL };
 struct step {
@@ -55,6 +54,7 @@ static struct {
     uint64_t log_least, log_most, applied, term, vote_next;
     bool created;
     uint64_t event_count, outcome_count;
+    unsigned subset; /* of so many newest writes every subset is tried */
 } t;
 
 /* ---- the script ---- */
@@ -282,7 +282,7 @@ static void try_outcome(uint64_t mask, unsigned torn, uint64_t from, uint64_t to
 static void try_outcomes(uint8_t *content)
 {
     unsigned count = sl_sim_disk_unsynced(t.world.sim, NODE, DISK);
-    unsigned newest = sl_min(count, (unsigned)SUBSET), older = sl_min(count, 63u) - newest;
+    unsigned newest = sl_min(count, t.subset), older = sl_min(count, 63u) - newest;
     uint64_t all_older = (UINT64_C(1) << older) - 1;
     for (uint64_t subset = 0; subset < UINT64_C(1) << newest; subset++)
         try_outcome(subset << older | all_older, UINT_MAX, 0, 0, content);
@@ -314,10 +314,16 @@ static bool run_to(uint64_t event, uint8_t *content)
     return stopped;
 }
 
+static uint64_t environment(const char *name, uint64_t fallback)
+{
+    const char *text = getenv(name);
+    return text != NULL ? strtoull(text, NULL, 0) : fallback;
+}
+
 static void test_every_moment(void **state)
 {
-    const char *text = getenv("CRASH_STRIDE");
-    uint64_t stride = text != NULL ? strtoull(text, NULL, 0) : 5;
+    uint64_t stride = environment("CRASH_STRIDE", 5);
+    t.subset = (unsigned)sl_min(environment("CRASH_SUBSET", 5), UINT64_C(16));
     uint8_t *content = malloc(DISK_BYTES);
     uint64_t events = 0;
     t.outcome_count = 0;

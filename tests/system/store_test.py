@@ -14,6 +14,7 @@ from harness import MIB, Journal, World, expect, main
 
 DISK = 192 * MIB
 ROUNDS = int(os.environ.get("STORE_ROUNDS", "6"))
+SEED = int(os.environ.get("STORE_SEED", "1"))
 SLUICE = JOURNAL = None
 
 
@@ -32,7 +33,7 @@ def formatted(world, *more, size=DISK):
 
 
 def test_kill(programs):
-    rng = random.Random(int(os.environ.get("STORE_SEED", "1")))
+    rng = random.Random(SEED)
     with World(programs) as world:
         path = formatted(world)
         target = world.target("tcp", f"store:{path}")
@@ -53,6 +54,7 @@ def test_kill(programs):
         target.stop()
         world.forget(target)
         expect("nothing is wrong" in disk(world, "check", path), "check")
+        print(f"{ROUNDS} rounds of kill -9, seed {SEED}: nothing acknowledged was lost; the disk is whole", flush=True)
 
 
 def test_tools(programs):
