@@ -44,21 +44,22 @@ static bool spill(struct sl_store *store)
     return store->held_bytes < before;
 }
 
-/* Payload in memory is bounded: who would exceed it waits until older payload is in its chunk. */
+/* Payload in memory is bounded: who would exceed it waits until older payload is in its chunk, or,
+ * where nothing waits for its chunk, on disk. */
 static int wait_for_memory_co(struct sl_store *store, uint64_t bytes)
 {
+    store->memory_waiters++;
     while (store->failed == 0 && store->held_bytes > 0 &&
            store->held_bytes + bytes > 2 * store->overlay_limit) {
         store->statistics.wait_count++;
-        if (!sl_list_is_empty(&store->pending)) {
-            store->memory_waiters++;
+        if (!sl_list_is_empty(&store->pending))
             appliers_kick(store);
-            sl_wait_queue_co(&store->apply_progress);
-            store->memory_waiters--;
-        } else if (!spill(store)) {
-            sl_wait_queue_co(&store->wal.durable);
-        }
+        else if (spill(store))
+            continue;
+        /* Woken by what is let go, and by batches that became durable: those can be spilled. */
+        sl_wait_queue_co(&store->apply_progress);
     }
+    store->memory_waiters--;
     return store->failed;
 }
 

@@ -22,16 +22,16 @@
 #define SL_WAL_BATCH_BLOCKS_MAX 512u
 /* A batch has at most this part of a segment; an entry must fit into one. */
 #define SL_WAL_BATCHES_A_SEGMENT 4u
-/* Batches on their way at a time: one is written while the next one's entries come together; more
- * would make batches smaller and headers more. */
-#define SL_WAL_WRITERS_MAX 2u
+/* Batches on their way at a time share the device's flush. Depth 32 of 4 KiB, p50: 2 of all that
+ * came, 1.6 to 12 ms; 4 of at least 8 blocks, 0.3 ms; 8 of 4, 0.35 ms and twice the headers. */
+#define SL_WAL_WRITERS_MAX  4u
+#define SL_WAL_SPLIT_BLOCKS 8u
 /* Chunks that are applied at a time. */
 #define SL_APPLIERS 4u
 /* Disk operations of one apply at a time: 4 appliers keep 64 in flight, a disk's queue. */
 #define SL_APPLY_OPS_MAX 16u
 
-/* Failed writes of data or metadata in a row: then it is the disk, not a place on it, and who waits
- * for room hears of it. */
+/* Failed writes of data or metadata in a row: then it is the disk, not a place on it. */
 #define SL_FAILURES_MAX 40u
 
 #define SL_GENERATION_NONE UINT64_MAX
@@ -153,9 +153,10 @@ struct wal {
     uint32_t head_position; /* blocks of the head segment that are given out */
     uint32_t segment_blocks, segment_count;
     uint64_t next_sequence, durable_sequence;
-    uint64_t *first_sequences; /* of each segment by place: its first batch */
-    struct sl_list queue;      /* struct batch, full ones waiting, then the open one */
-    struct sl_list in_flight;  /* by sequence */
+    uint64_t *first_sequences;          /* of each segment by place: its first batch */
+    struct sl_list queue;               /* struct batch, full ones waiting, then the open one */
+    struct sl_list in_flight;           /* by sequence */
+    unsigned queue_count, flight_count; /* batches in the queue, and being written */
     unsigned writer_count;
     uint64_t reserved_blocks;
     struct sl_buf *headers[SL_WAL_WRITERS_MAX]; /* of idle writers */
@@ -287,7 +288,6 @@ uint64_t store_entry_offset(const struct sl_store *store, const struct entry *en
 /* checkpoint.c */
 int checkpointer_start(struct sl_store *store);
 void checkpoint_kick(struct sl_store *store);
-
 /* Frees what a checkpoint that never took effect kept. */
 void settle_checkpoint(struct sl_store *store);
 

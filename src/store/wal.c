@@ -4,8 +4,9 @@
  *   wal_room_co ─► wal_add ─► open batch ─► writer: seal, write, await ─► in order: durable, wake
  *
  * Group commit: at most SL_WAL_WRITERS_MAX writes are on their way; what comes meanwhile gathers in
- * the open batch. Batches are acknowledged in the order of their sequence only, whatever order the
- * disk completes them in: what is acknowledged has nothing missing before it.
+ * the open batch. While there are fewer, a batch of SL_WAL_SPLIT_BLOCKS is enough for one. Batches
+ * are acknowledged in the order of their sequence only, whatever order the disk completes them in:
+ * what is acknowledged has nothing missing before it.
  *
  * Invariants: a batch lies in one segment, and has at most a quarter of it. Its place is chosen
  * when it is sealed. Room is set aside before a record is added, so that adding never fails. A
@@ -139,6 +140,7 @@ static struct batch *batch_open(struct sl_store *store)
     sl_batch_begin(batch->block);
     batch->span_count = 1; /* the first is the header's, when it is written */
     sl_list_append(&store->wal.queue, &batch->node);
+    store->wal.queue_count++;
     return batch;
 }
 
@@ -263,6 +265,8 @@ static void advance(struct sl_store *store)
         batch_free(store, batch, store->failed);
     }
     sl_wait_queue_wake_all(&wal->durable, 0);
+    if (store->memory_waiters > 0)
+        sl_wait_queue_wake_all(&store->apply_progress, 0);
     /* What was set aside is now what it took: often less. */
     wal_room_wake(store);
 }
@@ -274,12 +278,14 @@ static void write_batch_co(struct sl_store *store, struct batch *batch, struct s
     memcpy(header->data, batch->block, SL_BLOCK_BYTES); /* header: of the batch */
     batch->spans[0] = sl_buf_span(header, 0, SL_BLOCK_BYTES);
     sl_list_append(&store->wal.in_flight, &batch->node);
+    store->wal.flight_count++;
     checkpoint_kick(store);
     sl_disk_op_init(&batch->op, store->config.disk, SL_DISK_WRITE, batch->spans, batch->span_count,
                     offset, length, store->config.disk_info.volatile_cache ? SL_DISK_DURABLE : 0);
     sl_disk_submit(&batch->op);
     int64_t result = sl_wait_co(&batch->op.wait);
     batch->done = true;
+    store->wal.flight_count--;
     if (result < 0)
         store_fail(store, (int)result, "the log's write", offset);
     advance(store);
@@ -293,6 +299,7 @@ static void writer_co(void *argument)
     struct sl_buf *header = wal->headers[--wal->header_count];
     while ((node = sl_list_pop(&wal->queue)) != NULL) {
         struct batch *batch = sl_list_entry(node, struct batch, node);
+        wal->queue_count--;
         if (store->failed != 0) {
             wal->reserved_blocks -= batch->reserved_blocks;
             batch_free(store, batch, store->failed);
@@ -309,7 +316,8 @@ static void writer_co(void *argument)
 static void kick(struct sl_store *store)
 {
     struct wal *wal = &store->wal;
-    if (wal->writer_count == SL_WAL_WRITERS_MAX || sl_list_is_empty(&wal->queue))
+    if (wal->writer_count >= sl_min(SL_WAL_WRITERS_MAX, wal->queue_count + wal->flight_count) ||
+        sl_list_is_empty(&wal->queue))
         return;
     /* It runs after who is ready already: their appends join this batch. */
     wal->writer_count++;
@@ -319,6 +327,14 @@ static void kick(struct sl_store *store)
     SL_ASSERT(wal->writer_count > 0); /* another one goes on with the queue */
 }
 
+/* Who comes together leaves together, and would come back together, one batch after another, while
+ * the disk waits: while writers are idle what is enough for one goes to one. */
+static bool is_worth_closing(const struct wal *wal, const struct batch *batch)
+{
+    return batch->payload_blocks >= SL_WAL_SPLIT_BLOCKS &&
+           wal->queue_count + wal->flight_count < SL_WAL_WRITERS_MAX;
+}
+
 void wal_add(struct sl_store *store, struct sl_record *record, struct entry *entry, uint64_t blocks,
              struct sl_store_wait *wait)
 {
@@ -326,7 +342,7 @@ void wal_add(struct sl_store *store, struct sl_record *record, struct entry *ent
     struct batch *batch = NULL;
     if (!sl_list_is_empty(&wal->queue))
         batch = sl_list_entry(wal->queue.previous, struct batch, node);
-    if (batch == NULL || !batch_has_room(store, batch, entry) ||
+    if (batch == NULL || !batch_has_room(store, batch, entry) || is_worth_closing(wal, batch) ||
         !sl_batch_add(batch->block, record)) {
         batch = batch_open(store);
         bool added = sl_batch_add(batch->block, record);

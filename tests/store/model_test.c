@@ -431,6 +431,14 @@ static void run_seed(uint64_t seed)
     world_free(&m.world);
 }
 
+/* Who waited for memory slept on when it was a checkpoint's move that let go of it. */
+static void test_found(void **state)
+{
+    static const uint64_t seeds[] = {1750505306, 1750500499};
+    for (unsigned i = 0; i < SL_COUNT_OF(seeds) && getenv("SEED") == NULL; i++)
+        run_seed(seeds[i]);
+}
+
 static void test_seeds(void **state)
 {
     const char *one = getenv("SEED"), *many = getenv("SEEDS"), *from = getenv("FIRST_SEED");
@@ -467,7 +475,7 @@ static void on_abort(int number)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_seeds)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_found), cmocka_unit_test(test_seeds)};
     signal(SIGABRT, on_abort);
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

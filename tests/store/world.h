@@ -25,6 +25,7 @@
 
 struct store_world {
     struct sl_sim *sim;
+    uint64_t seed;
     struct sl_sim_node node;
     struct sl_disk *disk;
     struct sl_store *store;
@@ -42,7 +43,7 @@ struct store_world {
 static inline void world_make(struct store_world *world, const struct sl_sim_config *config,
                               uint64_t disk_bytes)
 {
-    *world = (struct store_world){.memory_bytes = 16 * SL_MIB};
+    *world = (struct store_world){.memory_bytes = 16 * SL_MIB, .seed = config->seed};
     assert_int_equal(sl_sim_create(config, &world->sim), 0);
     assert_int_equal(sl_sim_disk_create(world->sim, NODE, DISK, disk_bytes), 0);
 }
@@ -86,12 +87,14 @@ static inline void world_explain(const struct sl_store *store)
     fprintf(
         stderr,
         "failed %d; segments %llu to %llu of %u, at block %u of %u; %llu blocks set aside; %llu "
-        "waiting for room; held %llu of %llu, pending %llu; checkpoint running %d, forced %d; "
+        "waiting for room, %d for a batch, %d for what is applied; held %llu of %llu, pending "
+        "%llu; checkpoint running %d, forced %d; "
         "writers %u; %u slots free, %u set aside\n",
         store->failed, (unsigned long long)wal->tail_generation,
         (unsigned long long)wal->head_generation, wal->segment_count, wal->head_position,
         wal->segment_blocks, (unsigned long long)wal->reserved_blocks,
         (unsigned long long)!sl_wait_queue_is_empty(&wal->room),
+        !sl_wait_queue_is_empty(&wal->durable), !sl_wait_queue_is_empty(&store->apply_progress),
         (unsigned long long)store->held_bytes, (unsigned long long)store->overlay_limit,
         (unsigned long long)store->pending_bytes, store->checkpoint_running, store->apply_forced,
         wal->writer_count, store->slots_free, store->slots_reserved);
@@ -126,7 +129,7 @@ static inline void world_run(struct store_world *world, void (*body_co)(struct s
                           world)) {
         if (world->store != NULL)
             world_explain(world->store);
-        fail_msg("it hangs");
+        fail_msg("SEED=%llu: it hangs", (unsigned long long)world->seed);
     }
     sl_disk_close(world->disk);
     sl_sim_node_close(&world->node);
