@@ -61,24 +61,56 @@ struct move {
     uint64_t bytes;
 };
 
+static bool has_payload(const struct entry *entry)
+{
+    return sl_entry_has_payload(entry->type) && entry->block_count > 0;
+}
+
+static bool is_to_be_moved(const struct entry *entry)
+{
+    return entry->in_log && (entry->flags & SL_ENTRY_FAULTY) == 0;
+}
+
+/* Has its payload in memory. Who is short of memory may let go of it again at any await. */
+static int load_for_move_co(struct sl_store *store, struct entry *entry, bool *loaded)
+{
+    int error = 0;
+    while (error == 0 && is_to_be_moved(entry) && has_payload(entry) && entry->span_count == 0) {
+        *loaded = true;
+        error = store_entry_load_co(store, entry);
+        if (error == -SL_E_CHECKSUM)
+            error = 0; /* known as faulty from now on */
+    }
+    return error;
+}
+
+/* Before the first is added: what is added one after another while others are read would go into a
+ * batch each, and take more of the log than it frees. */
+static int load_together_co(struct sl_store *store, struct move *move)
+{
+    int error = 0;
+    for (unsigned i = 0; i < move->count && error == 0; i++) {
+        move->loaded[i] = false;
+        error = load_for_move_co(store, move->entries[i], &move->loaded[i]);
+    }
+    return error;
+}
+
 /* Writes them again, as they are, behind the head; durable on return. */
 static int move_together_co(struct sl_store *store, struct move *move)
 {
     struct sl_store_wait wait;
     bool waiting = false;
-    int error = 0;
+    int error = load_together_co(store, move);
     for (unsigned i = 0; i < move->count && error == 0; i++) {
         struct entry *entry = move->entries[i];
-        bool has_payload = sl_entry_has_payload(entry->type) && entry->block_count > 0;
-        uint64_t blocks = 1 + (has_payload ? entry->block_count : 0u);
-        move->loaded[i] = has_payload && entry->span_count == 0;
-        if (has_payload)
-            error = store_entry_load_co(store, entry);
-        if (error == 0)
-            error = wal_room_co(store, blocks, 0);
-        if (error == -SL_E_CHECKSUM) {
-            error = 0; /* known as faulty from now on */
-        } else if (error == 0 && entry->in_log) {
+        uint64_t blocks = 1 + (has_payload(entry) ? entry->block_count : 0u);
+        error = wal_room_co(store, blocks, 0);
+        if (error < 0)
+            break;
+        error = load_for_move_co(store, entry, &move->loaded[i]);
+        /* It may have been truncated meanwhile. */
+        if (error == 0 && is_to_be_moved(entry)) {
             struct sl_record record;
             store_entry_record(entry, &record);
             /* In order: the last one's wait is enough, but all of them go into lists. */
@@ -87,8 +119,8 @@ static int move_together_co(struct sl_store *store, struct move *move)
             wal_add(store, &record, entry, blocks, &wait);
             waiting = true;
             store->statistics.rewritten_count++;
-        } else if (error == 0) {
-            wal_room_give(store, blocks); /* truncated meanwhile */
+        } else {
+            wal_room_give(store, blocks);
         }
     }
     if (waiting) {
@@ -258,6 +290,11 @@ static void unwrite_metas(struct sl_store *store)
         }
     }
     store->meta_written_count = 0;
+    size_t words = store->slot_count / 64 + 1;
+    memcpy(store->slots_next, store->slots_root, words * sizeof(uint64_t)); /* header: bitmap */
+    for (size_t i = 0; i < words; i++)
+        store->slots_dropped[i] &= store->slots_root[i];
+    slots_recount(store);
 }
 
 void settle_checkpoint(struct sl_store *store)
@@ -394,6 +431,8 @@ static void take_effect(struct sl_store *store, uint64_t cut, uint64_t cut_seque
            store->chunk_count * sizeof(uint32_t));
     store->slots_root = store->slots_next;
     store->slots_next = slots;
+    memcpy(slots, store->slots_root, /* header: bitmap */
+           (store->slot_count / 64 + 1) * sizeof(uint64_t));
     for (uint32_t i = 0; i < (store->slot_count + 63) / 64; i++)
         store->slots_dropped[i] &= store->slots_root[i];
     slots_recount(store);

@@ -57,16 +57,24 @@ uint64_t slot_offset(const struct sl_store *store, uint32_t slot)
 
 /* ---- slots ---- */
 
+/* Slots that a durable root names, or may name when a crash comes: the newest, and the one that is
+ * being made, for which metadata may be on disk already. */
+static bool slot_is_kept(const struct sl_store *store, uint32_t slot)
+{
+    return bit_get(store->slots_root, slot) || bit_get(store->slots_next, slot);
+}
+
 static bool slot_is_free(const struct sl_store *store, uint32_t slot)
 {
-    return !bit_get(store->slots_used, slot) && !bit_get(store->slots_root, slot);
+    return !bit_get(store->slots_used, slot) && !slot_is_kept(store, slot);
 }
 
 void slots_recount(struct sl_store *store)
 {
     uint32_t taken = 0;
     for (uint32_t i = 0; i < (store->slot_count + 63) / 64; i++)
-        taken += (uint32_t)__builtin_popcountll(store->slots_used[i] | store->slots_root[i]);
+        taken += (uint32_t)__builtin_popcountll(store->slots_used[i] | store->slots_root[i] |
+                                                store->slots_next[i]);
     store->slots_free = store->slot_count - taken;
 }
 
@@ -76,7 +84,7 @@ bool slots_can_come(const struct sl_store *store)
     if (!sl_list_is_empty(&store->pending))
         return true;
     for (uint32_t i = 0; i < (store->slot_count + 63) / 64; i++) {
-        if ((store->slots_root[i] & ~store->slots_used[i]) != 0)
+        if (((store->slots_root[i] | store->slots_next[i]) & ~store->slots_used[i]) != 0)
             return true;
     }
     return false;
@@ -143,7 +151,7 @@ int slot_take(struct chunk *chunk, unsigned region, uint32_t *slot)
 static void slot_give(struct sl_store *store, uint32_t slot)
 {
     bit_clear(store->slots_used, slot);
-    if (!bit_get(store->slots_root, slot))
+    if (!slot_is_kept(store, slot))
         store->slots_free++;
 }
 

@@ -199,11 +199,11 @@ struct sl_store {
     struct sl_list lru; /* coldest first */
     uint64_t table_count;
 
-    /* slots: in use now, in the newest root, in the one that is being made */
+    /* slots: in use now, in the newest root, in the one that is being made (if any) */
     uint32_t slot_count;
     uint64_t *slots_used, *slots_root, *slots_next;
     uint64_t *slots_dropped; /* of removed chunks that slots_root still has */
-    uint32_t slots_free;     /* in neither of the first two */
+    uint32_t slots_free;     /* in none of the first three */
     uint32_t slots_reserved;
     uint32_t slot_hint;
 

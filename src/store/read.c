@@ -110,7 +110,15 @@ static int fetch_co(struct plan *plan, const struct sl_span *spans, unsigned spa
 {
     struct sl_span slice[SL_DISK_SPANS_MAX];
     struct io_set set;
-    int error = io_set_init(&set, plan->store->config.disk, SL_APPLY_OPS_MAX);
+    int error;
+    if (skip == NULL && plan->offsets[0] != 0 && run_of(plan, 0) == plan->block_count) {
+        /* The usual case: all of it lies together. */
+        error = sl_disk_rw_co(plan->store->config.disk, SL_DISK_READ, spans, span_count,
+                              plan->offsets[0], (uint64_t)plan->block_count * SL_BLOCK_BYTES, 0);
+        plan->store->statistics.read_error_count += error < 0;
+        return error;
+    }
+    error = io_set_init(&set, plan->store->config.disk, SL_APPLY_OPS_MAX);
     if (error < 0)
         return error;
     for (unsigned i = 0, run; i < plan->block_count; i += run) {

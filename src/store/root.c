@@ -67,6 +67,8 @@ static int take(struct sl_store *store, const struct sl_root_header *header, con
         store->slots_root[header->slot_count / 64] &= (UINT64_C(1) << header->slot_count % 64) - 1;
     memcpy(store->slots_used, store->slots_root, /* header: bits */
            (store->slot_count / 64 + 1) * sizeof(uint64_t));
+    memcpy(store->slots_next, store->slots_root, /* header: bits */
+           (store->slot_count / 64 + 1) * sizeof(uint64_t));
     slots_recount(store);
     store->root_sequence = header->sequence;
     return error;

@@ -91,6 +91,10 @@ void store_fail(struct sl_store *store, int error, const char *what, uint64_t of
 static bool has_room(const struct wal *wal, uint64_t blocks, unsigned reserve)
 {
     uint64_t free_segments = wal_free_segments(wal);
+    if (reserve == 0) /* what frees segments in the end may use the last one, too */
+        return 3 * (wal->reserved_blocks + blocks) <=
+               2 * (free_segments * wal->segment_blocks +
+                    (wal->segment_blocks - wal->head_position));
     return free_segments > reserve && 3 * (wal->reserved_blocks + blocks) <=
                                           2 * ((free_segments - reserve - 1) * wal->segment_blocks +
                                                (wal->segment_blocks - wal->head_position));
@@ -332,7 +336,8 @@ static void kick(struct sl_store *store)
 static bool is_worth_closing(const struct wal *wal, const struct batch *batch)
 {
     return batch->payload_blocks >= SL_WAL_SPLIT_BLOCKS &&
-           wal->queue_count + wal->flight_count < SL_WAL_WRITERS_MAX;
+           wal->queue_count + wal->flight_count < SL_WAL_WRITERS_MAX &&
+           wal_free_segments(wal) > SL_WAL_RESERVE_SEGMENTS + 1; /* else room counts */
 }
 
 void wal_add(struct sl_store *store, struct sl_record *record, struct entry *entry, uint64_t blocks,
