@@ -13,7 +13,7 @@ ROUNDS ?=
 SEED ?=
 TIME ?= 60
 # Of make mutants: one in so many.
-SHARE ?= 4
+SHARE ?=
 export PART ROUNDS SEED TIME SHARE
 
 .NOTPARALLEL:
@@ -38,7 +38,7 @@ test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line th
 sim: deps-test build ## breaks Raft clusters from SEED on for TIME seconds; a failure is drawn
 	@scripts/sim
 
-mutants: deps-test ## breaks the Raft core in 1 of SHARE (4) ways; what no test notices is in docs/mutants.md
+mutants: deps-test build ## breaks the Raft core and the store in 1 of SHARE ways; what no test notices is in docs/mutants.md
 	@scripts/mutants
 
 bench: deps-bench build ## measures beside fio and plain sockets

@@ -34,6 +34,12 @@ void slot_release(struct chunk *chunk, unsigned region);
 void slots_recount(struct sl_store *store);
 bool slots_can_come(const struct sl_store *store);
 
+/* ---- store.c ---- */
+
+/* The newer valid one of the two. -ESTALE, -SL_E_…, -EIO, -ENOMEM: `why`. */
+int store_superblock_co(const struct sl_store_config *config, struct sl_superblock *superblock,
+                        const char **why);
+
 /* ---- apply.c ---- */
 
 /* -ENOMEM: nothing was added. */

@@ -10,10 +10,8 @@
 
 /* ---- the superblock ---- */
 
-/* The newer valid one of the two. */
-static int read_superblock_co(struct sl_disk *disk, const struct sl_disk_info *info,
-                              struct sl_memory *memory, struct sl_superblock *result,
-                              const char **why)
+int store_superblock_co(const struct sl_store_config *config, struct sl_superblock *result,
+                        const char **why)
 {
     static const uint64_t places[] = {SL_SUPERBLOCK_A, SL_SUPERBLOCK_B};
     struct sl_superblock *parsed = malloc(sizeof(*parsed));
@@ -25,8 +23,9 @@ static int read_superblock_co(struct sl_disk *disk, const struct sl_disk_info *i
     for (unsigned i = 0; i < SL_COUNT_OF(places) && worst != -ENOMEM; i++) {
         const char *reason = "it is shorter than any disk of Sluice";
         int error = -ESTALE;
-        if (info->capacity_bytes >= places[i] + SL_BLOCK_BYTES) {
-            error = store_read_bytes_co(disk, memory, places[i], block, SL_BLOCK_BYTES);
+        if (config->disk_info.capacity_bytes >= places[i] + SL_BLOCK_BYTES) {
+            error =
+                store_read_bytes_co(config->disk, config->memory, places[i], block, SL_BLOCK_BYTES);
             reason = sl_error_text(error);
             if (error == 0)
                 error = sl_superblock_parse(block, parsed, &reason);
@@ -157,8 +156,7 @@ static int load_co(struct sl_store *store, char *error, size_t error_bytes)
     const struct sl_store_config *config = &store->config;
     struct sl_root_header *root;
     const char *why = "";
-    int result = read_superblock_co(config->disk, &config->disk_info, config->memory,
-                                    store->superblock, &why);
+    int result = store_superblock_co(config, store->superblock, &why);
     if (result < 0) {
         snprintf(error, error_bytes, "%s%s", why,
                  result == -ESTALE         ? ": format it (sluice disk format) if its data may go"

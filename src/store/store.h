@@ -206,6 +206,13 @@ int sl_store_write_co(struct sl_store_group *group, uint8_t type, uint32_t chunk
 /* Frees as much of the log as can be: applies, writes metadata and a root. */
 int sl_store_checkpoint_co(struct sl_store *store);
 
+/* The disk has `capacity_bytes` now: all of its shards get their part of what is new, beside
+ * serving. Of each of its shards' stores, one after the other: the first one writes the
+ * superblocks. -EINVAL: not larger; -ENOSPC: not a region more for each shard, or grown too often
+ * or too far; -EROFS, -EIO (the store has failed), -ENOMEM; `error` says it in words. */
+int sl_store_grow_co(struct sl_store *store, uint64_t capacity_bytes, char *error,
+                     size_t error_bytes);
+
 /* ---- looking for damage ---- */
 
 struct sl_store_findings {

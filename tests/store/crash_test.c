@@ -12,10 +12,11 @@
 
 #include "world.h"
 
-#define DISK_BYTES (5 * SL_MIB)
-#define BLOCKS     48
+#define DISK_BYTES  (5 * SL_MIB)
+#define SMALL_BYTES (DISK_BYTES - SL_MIB) /* formatted; grows to DISK_BYTES */
+#define BLOCKS      48
 
-enum step_kind { WRITE, ZERO, CHECKPOINT, APPEND, APPLY, VOTE, TRUNCATE, FILL };
+enum step_kind { WRITE, ZERO, CHECKPOINT, APPEND, APPLY, VOTE, TRUNCATE, FILL, GROW };
 struct step {
     enum step_kind kind;
     unsigned first, count;
@@ -33,12 +34,18 @@ static const struct step ahead[] = {
     {APPEND, 0, 3}, {VOTE, 1, 2},  {APPLY, 2, 0}, {FILL, 0, 24}, {TRUNCATE, 3, 0},
     {APPEND, 0, 2}, {FILL, 0, 24}, {FILL, 0, 24}, {APPLY, 4, 0}, {CHECKPOINT, 0, 0}};
 
+/* Writes and checkpoints around a disk that grows. */
+static const struct step growing[] = {{FILL, 0, 12},      {GROW, 0, 0},  {FILL, 4, 12},
+                                      {CHECKPOINT, 0, 0}, {WRITE, 2, 3}, {ZERO, 0, 3},
+                                      {WRITE, 1, 1}};
+
 static const struct {
     const struct step *steps;
     unsigned count;
 } scripts[] = {{overwrite, SL_COUNT_OF(overwrite)},
                {together, SL_COUNT_OF(together)},
-               {ahead, SL_COUNT_OF(ahead)}};
+               {ahead, SL_COUNT_OF(ahead)},
+               {growing, SL_COUNT_OF(growing)}};
 
 struct may_be {
     uint64_t id, next; /* acknowledged; on its way if `open` */
@@ -142,6 +149,8 @@ static int step_co(const struct step *step)
         return write_step_co(step->first, step->count, true);
     case CHECKPOINT:
         return sl_store_checkpoint_co(t.world.store);
+    case GROW:
+        return sl_store_grow_co(t.world.store, DISK_BYTES, t.world.error, sizeof(t.world.error));
     case FILL:
         return fill_co(step->first, step->count);
     case APPEND:
@@ -303,6 +312,7 @@ static bool run_to(uint64_t event, uint8_t *content)
     t.created = false;
     t.event_count = event;
     world_make(&t.world, &config, DISK_BYTES);
+    t.world.format_bytes = SMALL_BYTES;
     world_format(&t.world, 64 * SL_KIB, 8);
     uint64_t formatted = sl_sim_disk_events(t.world.sim, NODE, DISK);
     sl_sim_disk_stop_at(t.world.sim, NODE, DISK, formatted + event);

@@ -178,6 +178,111 @@ static void test_full(void **state)
     world_free(&world);
 }
 
+/* ---- growing ---- */
+
+#define GROWN_TO (36 * SL_MIB)
+
+static void fill_co(struct store_world *w, uint64_t first_id)
+{
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    uint32_t i = 0;
+    while (write_ids_co(w, group, i / 64, (uint16_t)(i % 64 * 64), 1, first_id + i) == 0)
+        i++;
+    struct sl_store_info info;
+    sl_store_info(w->store, &info);
+    assert_int_equal(i, info.data_bytes / SL_REGION_BYTES);
+}
+
+static void grower_co(void *argument)
+{
+    struct store_world *w = argument;
+    assert_int_equal(sl_store_grow_co(w->store, GROWN_TO, w->error, sizeof(w->error)), 0);
+    world_leave(w);
+}
+
+static void grow_co(struct store_world *w)
+{
+    struct sl_store_info before, after;
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    fill_co(w, 5000);
+    sl_store_info(w->store, &before);
+    assert_int_equal(sl_store_grow_co(w->store, w->format_bytes, w->error, sizeof(w->error)),
+                     -EINVAL);
+    assert_int_equal(
+        sl_store_grow_co(w->store, w->format_bytes + SL_BLOCK_BYTES, w->error, sizeof(w->error)),
+        -ENOSPC);
+    /* Beside a checkpoint. */
+    world_spawn(w, grower_co, w);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    world_join_co(w);
+    sl_store_info(w->store, &after);
+    assert_true(after.data_bytes > before.data_bytes);
+    assert_int_equal(sl_store_grow_co(w->store, DISK_BYTES, w->error, sizeof(w->error)), 0);
+    fill_co(w, 5000);
+    check_co(sl_store_group_find(w->store, 1), 0, 64, 1, 5001);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void grown_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    struct sl_store_info info;
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    sl_store_group_status(group, &status);
+    assert_int_equal(sl_store_apply_co(group, status.last_index), 0);
+    sl_store_info(w->store, &info);
+    assert_true(info.data_bytes > 24 * SL_MIB);
+    for (uint32_t i = 0; i < info.data_bytes / SL_REGION_BYTES; i++)
+        check_co(group, i / 64, (uint16_t)(i % 64 * 64), 1, 5000 + i);
+    world_close_co(w);
+}
+
+static void test_grow(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, DISK_BYTES);
+    world.format_bytes = 32 * SL_MIB;
+    world_format(&world, SL_MIB, 8);
+    world_run(&world, grow_co, NULL);
+    for (unsigned i = 0; i < 2; i++)
+        world_run(&world, grown_co, NULL);
+    world_free(&world);
+}
+
+/* Who waits for memory is woken when a checkpoint lets go of what it had loaded to move: no batch
+ * may become durable afterwards, for which it once waited for ever. */
+static void waiting_writer_co(void *argument)
+{
+    struct store_world *w = argument;
+    assert_int_equal(write_ids_co(w, sl_store_group_find(w->store, 1), 0, 0, 4, 1), 0);
+    world_leave(w);
+}
+
+static void memory_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    w->store->held_bytes += SL_MIB; /* as store_entry_load_co() */
+    world_spawn(w, waiting_writer_co, w);
+    sl_sleep_co(SL_NS_PER_S);
+    assert_true(w->store->statistics.wait_count > 0);
+    w->store->held_bytes -= SL_MIB; /* as store_entry_drop_payload() */
+    sl_wait_queue_wake_all(&w->store->apply_progress, 0);
+    world_join_co(w);
+    world_close_co(w);
+}
+
+static void test_memory(void **state)
+{
+    start();
+    world.config.overlay_bytes = 64 * SL_KIB;
+    world_run(&world, memory_co, NULL);
+    world_free(&world);
+}
+
 /* A slot that was given up is not given out again while a root that names it is being made: its
  * metadata may be on disk already, and a crash would leave it to two regions. */
 static void kept_co(struct store_world *w)
@@ -560,6 +665,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_restart),     cmocka_unit_test(test_crash),
         cmocka_unit_test(test_wrap),        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_memory),      cmocka_unit_test(test_grow),
         cmocka_unit_test(test_kept),        cmocka_unit_test(test_log),
         cmocka_unit_test(test_delete),      cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_log_payload), cmocka_unit_test(test_log_header),

@@ -30,6 +30,7 @@ struct store_world {
     struct sl_disk *disk;
     struct sl_store *store;
     uint64_t memory_bytes;
+    uint64_t format_bytes;         /* the disk is formatted as if it had only so many; 0 = all */
     struct sl_store_config config; /* what is set here before opening */
     char error[512];
     int open_error;
@@ -161,8 +162,11 @@ static inline void world_join_co(struct store_world *world)
 static inline void world_format_co(struct store_world *world)
 {
     struct sl_store_format *format = world->argument;
-    int error = sl_store_format_co(world->disk, &world->config.disk_info, world->node.memory,
-                                   format, world->error, sizeof(world->error));
+    struct sl_disk_info info = world->config.disk_info;
+    if (world->format_bytes != 0)
+        info.capacity_bytes = world->format_bytes;
+    int error = sl_store_format_co(world->disk, &info, world->node.memory, format, world->error,
+                                   sizeof(world->error));
     if (error < 0)
         fprintf(stderr, "format: %s\n", world->error);
     assert_int_equal(error, 0);

@@ -128,6 +128,30 @@ def test_refusals(programs):
         expect("the least" in disk(world, "format", world.file("small", 2 * MIB), status=1), "small")
 
 
+def test_grow(programs):
+    with World(programs) as world:
+        path = formatted(world)
+        target = world.target("tcp", f"store:{path}")
+        world.gateway("tcp", [target.address()])
+        content = world.file("content", 20 * MIB)
+        with open(content, "wb") as file:
+            file.write(random.Random(8).randbytes(20 * MIB))
+        output = world.run("--execution-strategy", "read_write_data_validity_test", "--storage-plain-content", content)
+        expect("data is valid" in output, output)
+        expect("a process serves it" in disk(world, "grow", path, status=1), "grow a served disk")
+        target.kill()
+        world.forget(target)
+        expect("it has" in disk(world, "grow", path, status=1), "grow without more")
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), DISK, 64 * MIB)
+        expect("for data" in disk(world, "grow", path), "grow")
+        expect("nothing is wrong" in disk(world, "check", path), "check")
+        expect(disk(world, "inspect", path).count("extent:") == 2, "extents")
+        expect(disk(world, "dump", path, "--length", 20 * MIB, binary=True) == open(content, "rb").read(), "data")
+        os.truncate(path, DISK)
+        expect("give it its size back" in disk(world, "check", path, status=1), "shrunk after growth")
+
+
 if __name__ == "__main__":
     SLUICE, JOURNAL = os.path.abspath(sys.argv[4]), sys.argv[5]
-    main([test_kill, test_tools, test_refusals], sys.argv[1:4] + sys.argv[6:])
+    main([test_kill, test_tools, test_grow, test_refusals], sys.argv[1:4] + sys.argv[6:])

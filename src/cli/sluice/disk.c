@@ -44,6 +44,8 @@ static int complain(const struct disk_job *job, const char *text, int error)
 
 /* ---- the stores of a disk, to be looked at only ---- */
 
+static int format_co(struct disk_job *job);
+
 static int open_stores_co(struct disk_job *job)
 {
     struct sl_store_info info;
@@ -57,7 +59,7 @@ static int open_stores_co(struct disk_job *job)
             .disk_info = job->info,
             .name = job->path,
             .shard = (uint16_t)shard,
-            .read_only = true,
+            .read_only = job->read_only || job->run_co == format_co,
         };
         int error = sl_store_open_co(&config, &job->stores[shard], text, sizeof(text));
         if (error < 0) {
@@ -116,6 +118,28 @@ static int format_co(struct disk_job *job)
     sl_size_format(statistics.segment_count * info.segment_bytes * info.shard_count, log,
                    sizeof(log));
     printf("%s: %u shard(s), %s for data, %s of log\n", job->path, info.shard_count, size, log);
+    return 0;
+}
+
+/* ---- grow ---- */
+
+static int grow_co(struct disk_job *job)
+{
+    char text[512], size[32];
+    struct sl_store_info info = {0};
+    int error = open_stores_co(job);
+    if (error == 0)
+        error = apply_co(job);
+    for (unsigned shard = 0; shard < job->shard_count && error == 0; shard++) {
+        error = sl_store_grow_co(job->stores[shard], job->info.capacity_bytes, text, sizeof(text));
+        if (error < 0)
+            complain(job, text, error);
+    }
+    if (error < 0)
+        return error;
+    sl_store_info(job->stores[0], &info);
+    sl_size_format(info.data_bytes * info.shard_count, size, sizeof(size));
+    printf("%s: %u shard(s), %s for data\n", job->path, info.shard_count, size);
     return 0;
 }
 
@@ -300,6 +324,13 @@ static int disk_format(int argc, char **argv)
     return run(&job, "makes a file or block device a disk of the store", rows, argc, argv);
 }
 
+static int disk_grow(int argc, char **argv)
+{
+    static struct disk_job job = {.program = "sluice disk grow", .run_co = grow_co};
+    struct sl_option rows[] = {ROW_BUFFERED(job), {NULL}};
+    return run(&job, "takes what a file or device became larger into use", rows, argc, argv);
+}
+
 static int disk_check(int argc, char **argv)
 {
     static struct disk_job job = {
@@ -333,6 +364,7 @@ static int disk_dump(int argc, char **argv)
 
 static const struct sluice_command disk_commands[] = {
     {"format", "makes a file or block device a disk of the store", disk_format},
+    {"grow", "takes what it became larger into use", disk_grow},
     {"check", "verifies everything on it", disk_check},
     {"inspect", "shows what is where", disk_inspect},
     {"dump", "writes what it stores to standard output", disk_dump},
