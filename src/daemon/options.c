@@ -34,7 +34,9 @@ void sl_server_options_init(struct sl_server_options *options)
 void sl_server_options_fini(struct sl_server_options *options)
 {
     sl_cluster_free(options->cluster);
+    free(options->cluster_groups);
     options->cluster = NULL;
+    options->cluster_groups = NULL;
 }
 
 static unsigned add(struct sl_option *rows, unsigned count, struct sl_option row)
@@ -333,12 +335,6 @@ static int translate_cluster_gateway(struct sl_server_options *o,
                      "");
     if (o->cluster->volume_count == 0)
         return usage(description, "--cluster %s: it has no volumes to offer", o->cluster_file);
-    for (unsigned i = 0; i < o->cluster->node_count; i++) {
-        const char *address = o->cluster->nodes[i].address;
-        if (complete_address(config->link, o->device_name, address, o->addresses[i]) < 0)
-            return usage(description, "--cluster: bad address '%s'", address);
-        o->address_list[i] = o->addresses[i];
-    }
     config->has_gateway = true;
     config->channel_name = o->channel_name;
     config->gateway = (struct sl_gateway_config){
@@ -392,8 +388,43 @@ static int load_cluster(struct sl_server_options *o, const struct sl_options *de
         return o->node == 0 ? 0 : usage(description, "--node needs --cluster%s", "");
     if (sl_cluster_load(o->cluster_file, &o->cluster, error, sizeof(error)) < 0)
         return usage(description, "--cluster: %s", error);
-    config->cluster = o->cluster;
+    for (unsigned i = 0; i < o->cluster->node_count; i++) {
+        const struct sl_cluster_node *node = &o->cluster->nodes[i];
+        if (complete_address(config->link, o->device_name, node->address, o->addresses[i]) < 0)
+            return usage(description, "--cluster: bad address '%s'", node->address);
+        o->address_list[i] = o->addresses[i];
+        o->cluster_nodes[i] = (struct sl_target_cluster_node){node->id, o->addresses[i]};
+    }
     config->heartbeat_timeout_ns = CLUSTER_HEARTBEAT_TIMEOUT_NS;
+    return 0;
+}
+
+/* What a target needs to know of the file: all nodes, and its own replicas. */
+static int translate_replicas(struct sl_server_options *o, const struct sl_options *description,
+                              struct sl_server_config *config)
+{
+    const struct sl_cluster *cluster = o->cluster;
+    unsigned count = 0;
+    o->cluster_groups = calloc(sl_max(cluster->group_count, 1u), sizeof(*o->cluster_groups));
+    if (o->cluster_groups == NULL)
+        return usage(description, "--cluster %s: out of memory", o->cluster_file);
+    for (unsigned i = 0; i < cluster->group_count; i++) {
+        const struct sl_cluster_group *group = &cluster->groups[i];
+        for (unsigned j = 0; j < group->replica_count; j++) {
+            if (group->replicas[j].node == o->node)
+                o->cluster_groups[count++] =
+                    (struct sl_target_cluster_group){group->id, group->replicas[j].replica};
+        }
+    }
+    config->in_cluster = true;
+    config->cluster = (struct sl_target_cluster_config){
+        .node = (uint32_t)o->node,
+        .node_count = cluster->node_count,
+        .nodes = o->cluster_nodes,
+        .group_count = count,
+        .groups = o->cluster_groups,
+    };
+    memcpy(config->cluster.cluster_id, cluster->id, sizeof(cluster->id)); /* header: identity */
     return 0;
 }
 
@@ -421,8 +452,7 @@ static int translate_node(struct sl_server_options *o, const struct sl_options *
                      "");
     if (o->listen == NULL)
         o->listen = node->address;
-    config->node = node->id;
-    return 0;
+    return translate_replicas(o, description, config);
 }
 
 static int translate_target(struct sl_server_options *o, const struct sl_options *description,

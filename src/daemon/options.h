@@ -18,6 +18,8 @@ struct sl_server_options {
     const char *cluster_file;
     struct sl_cluster *cluster; /* as loaded */
     uint64_t node;
+    struct sl_target_cluster_node cluster_nodes[SL_SERVERS_MAX];
+    struct sl_target_cluster_group *cluster_groups; /* with a replica on this node */
     const char *injects[SL_INJECT_RULES_MAX];
     unsigned inject_count;
     bool quiet;

@@ -264,7 +264,7 @@ static int create_group(struct process *process)
     char error_text[512];
     struct sl_gateway_config gateway = process->config->gateway;
     /* In a cluster the target of this process is a node like the others: over the link. */
-    if (process->config->has_target && process->config->cluster == NULL) {
+    if (process->config->has_target && !process->config->in_cluster) {
         const struct sl_storage_info *info = sl_storage_info(process->storage);
         process->local = (struct sl_local_storage){
             .capacity_bytes = info->capacity_bytes,

@@ -25,9 +25,6 @@ struct sl_server_config {
     struct sl_inject_rule injects[SL_INJECT_RULES_MAX];
     unsigned inject_count;
 
-    const struct sl_cluster *cluster; /* NULL: no replication. Borrowed */
-    uint32_t node;                    /* which of its nodes this target is */
-
     bool has_target;
     struct sl_storage_config storage;
     const char *listen_address; /* NULL: none (a gateway in this process is the only user) */
