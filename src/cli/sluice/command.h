@@ -20,6 +20,9 @@ int sluice_dispatch(const char *program, const char *summary, const struct sluic
 /* cluster.c */
 int sluice_cluster(int argc, char **argv);
 
+/* group.c */
+int sluice_group(int argc, char **argv);
+
 /* disk.c */
 int sluice_disk(int argc, char **argv);
 

@@ -9,6 +9,7 @@ static const struct sluice_command commands[] = {
     {"cluster", "writes, checks and shows cluster files", sluice_cluster},
     {"disk", "format, check, show and read out disks", sluice_disk},
     {"fabric", "devices, latency and bandwidth between hosts", sluice_fabric},
+    {"group", "makes, shows and changes replicated groups", sluice_group},
     {NULL},
 };
 

@@ -1,0 +1,133 @@
+/* `sluice group status`: every replica of every group, as each node tells it; a table, or JSON. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli/sluice/group.h"
+#include "core/error.h"
+
+static const char *role_name(const struct sl_capsule_group_status *s)
+{
+    static const char *const names[] = {"?", "follower", "candidate", "leader", "stopped"};
+    if ((s->flags & SL_GROUP_COPYING) != 0)
+        return "copying";
+    return s->role < SL_COUNT_OF(names) ? names[s->role] : names[0];
+}
+
+static const char *kind_name(const struct sl_group_member *member)
+{
+    return member->kind == SL_GROUP_LEARNER ? "learner" : "voter";
+}
+
+static unsigned member_count(const struct sl_capsule_group_status *s)
+{
+    return sl_min((unsigned)s->member_count, SL_GROUP_MEMBERS_MAX);
+}
+
+static void print_row(uint32_t group, const struct sl_cluster_node *node, int error,
+                      const struct sl_capsule_group_status *s)
+{
+    printf("%-7u %-6u ", group, node->id);
+    if (error < 0) {
+        printf("%s (%s)\n",
+               error == -ENOENT ? "the disk has no replica of it" : sl_error_text(error),
+               sl_error_name(error));
+        return;
+    }
+    printf("%-10s %-7llu %-12llu %-12llu %-12llu ", role_name(s), (unsigned long long)s->reply.term,
+           (unsigned long long)s->commit, (unsigned long long)s->applied,
+           (unsigned long long)s->last);
+    for (unsigned i = 0; i < member_count(s); i++) {
+        printf("%s%u", i > 0 ? " " : "", s->members[i].node);
+        if (s->members[i].kind == SL_GROUP_LEARNER)
+            printf("(learner)");
+        if (s->role == SL_GROUP_LEADER && s->lags[i] != SL_GROUP_LAG_UNKNOWN && s->lags[i] > 0)
+            printf("-%u", s->lags[i]);
+    }
+    printf("\n");
+}
+
+static json_t *json_replica(const struct sl_cluster_node *node, int error,
+                            const struct sl_capsule_group_status *s)
+{
+    if (error < 0)
+        return json_pack("{s:I, s:s}", "node", (json_int_t)node->id, "error", sl_error_name(error));
+    json_t *members = json_array();
+    for (unsigned i = 0; i < member_count(s); i++) {
+        json_t *member =
+            json_pack("{s:I, s:o, s:s}", "node", (json_int_t)s->members[i].node, "replica",
+                      json_sprintf("%016llx", (unsigned long long)s->members[i].replica), "kind",
+                      kind_name(&s->members[i]));
+        if (s->lags[i] != SL_GROUP_LAG_UNKNOWN)
+            json_object_set_new(member, "lag", json_integer(s->lags[i]));
+        json_array_append_new(members, member);
+    }
+    return json_pack("{s:I, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "node",
+                     (json_int_t)node->id, "role", role_name(s), "serving",
+                     (s->flags & SL_GROUP_SERVING) != 0, "term", (json_int_t)s->reply.term,
+                     "boundary", (json_int_t)s->boundary, "last", (json_int_t)s->last, "commit",
+                     (json_int_t)s->commit, "applied", (json_int_t)s->applied, "size",
+                     (json_int_t)s->size_bytes, "members", members);
+}
+
+static bool is_first_member(const struct sl_cluster_group *group, uint32_t node)
+{
+    for (unsigned i = 0; i < group->replica_count; i++) {
+        if (group->replicas[i].node == node)
+            return true;
+    }
+    return false;
+}
+
+/* All nodes are asked: a group may have moved. Answers whether a leader serves it. */
+static bool show_group_co(struct group_tool *tool, const struct sl_cluster_group *group,
+                          json_t *list)
+{
+    const struct sl_group_admin admin = {.op = SL_GROUP_STATUS, .group = group->id};
+    json_t *replicas = json_array();
+    bool serving = false;
+    for (unsigned i = 0; i < tool->cluster->node_count; i++) {
+        const struct sl_cluster_node *node = &tool->cluster->nodes[i];
+        struct sl_capsule_group_status answer = {0};
+        int error = group_ask_co(tool, i, &admin, &answer);
+        if (error == 0 && answer.reply.header.length_bytes < sizeof(answer))
+            error = -SL_E_PROTOCOL;
+        if (error == -ENOENT && !is_first_member(group, node->id))
+            continue;
+        serving = serving || (error == 0 && (answer.flags & SL_GROUP_SERVING) != 0);
+        if (tool->json)
+            json_array_append_new(replicas, json_replica(node, error, &answer));
+        else
+            print_row(group->id, node, error, &answer);
+    }
+    if (tool->json)
+        json_array_append_new(list, json_pack("{s:I, s:b, s:o}", "group", (json_int_t)group->id,
+                                              "serving", serving, "replicas", replicas));
+    else
+        json_decref(replicas);
+    return serving;
+}
+
+int group_status_co(struct group_tool *tool)
+{
+    json_t *list = json_array();
+    bool serving = true;
+    if (!tool->json)
+        printf("%-7s %-6s %-10s %-7s %-12s %-12s %-12s %s\n", "group", "node", "role", "term",
+               "commit", "applied", "last", "members (-entries that they lack)");
+    for (unsigned i = 0; i < tool->group_count; i++) {
+        const struct sl_cluster_group *group =
+            sl_cluster_find_group(tool->cluster, (uint32_t)tool->groups[i]);
+        serving = show_group_co(tool, group, list) && serving;
+    }
+    for (unsigned i = 0; tool->group_count == 0 && i < tool->cluster->group_count; i++)
+        serving = show_group_co(tool, &tool->cluster->groups[i], list) && serving;
+    if (tool->json) {
+        char *text = json_dumps(list, JSON_INDENT(2));
+        printf("%s\n", text != NULL ? text : "");
+        free(text);
+    }
+    json_decref(list);
+    return serving ? 0 : 1;
+}
