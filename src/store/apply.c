@@ -45,7 +45,7 @@ static int make_overlays(struct chunk *chunk, unsigned first_region, unsigned la
     return 0;
 }
 
-static void overlay_clear(struct chunk *chunk, unsigned block)
+void overlay_clear(struct chunk *chunk, unsigned block)
 {
     struct overlay *overlay = chunk->overlays[block / SL_REGION_BLOCKS];
     struct entry **at = &overlay->blocks[block % SL_REGION_BLOCKS];

@@ -46,6 +46,8 @@ int store_superblock_co(const struct sl_store_config *config, struct sl_superblo
 int overlay_add(struct chunk *chunk, struct entry *entry);
 /* Newest version of the block that is not in its slot; NULL: none. */
 struct entry *overlay_get(const struct chunk *chunk, unsigned block);
+/* Takes the block's version out; there is one. */
+void overlay_clear(struct chunk *chunk, unsigned block);
 void overlay_drop_all(struct chunk *chunk);
 /* Writes the overlay as it is now into the slots. */
 int apply_chunk_co(struct chunk *chunk);

@@ -152,7 +152,7 @@ int store_log_push(struct sl_store_group *group, uint64_t index, struct entry *e
     return 0;
 }
 
-static void forget(struct sl_store_group *group, uint64_t index)
+void store_log_forget(struct sl_store_group *group, uint64_t index)
 {
     struct entry **at = &group->log.ring[index & (group->log.capacity - 1)];
     struct entry *entry = *at;
@@ -167,7 +167,7 @@ static void forget(struct sl_store_group *group, uint64_t index)
 void store_log_cut(struct sl_store_group *group, uint64_t index)
 {
     while (group->log.last >= sl_max(index, group->log.first))
-        forget(group, group->log.last--);
+        store_log_forget(group, group->log.last--);
     if (group->faulty_last >= index)
         group->faulty_last = index - 1;
     if (group->faulty_first > group->faulty_last)
@@ -181,7 +181,7 @@ void store_log_trim(struct sl_store_group *group)
         const struct entry *entry = log->ring[log->first & (log->capacity - 1)];
         group->boundary_index = log->first;
         group->boundary_term = entry != NULL ? entry->term : group->boundary_term;
-        forget(group, log->first++);
+        store_log_forget(group, log->first++);
     }
 }
 

@@ -238,6 +238,7 @@ void store_entry_unref(struct sl_store *store, struct entry *entry);
 struct entry *store_log_get(const struct sl_store_group *group, uint64_t index);
 int store_log_push(struct sl_store_group *group, uint64_t index, struct entry *entry);
 void store_log_cut(struct sl_store_group *group, uint64_t index);
+void store_log_forget(struct sl_store_group *group, uint64_t index);
 /* What is in the chunks up to apply_to leaves. */
 void store_log_trim(struct sl_store_group *group);
 void store_entry_record(const struct entry *entry, struct sl_record *record);
@@ -293,7 +294,6 @@ void settle_checkpoint(struct sl_store *store);
 
 /* store.c */
 void stop_background_co(struct sl_store *store);
-/* root.c */
 int root_load_co(struct sl_store *store, struct sl_root_header *header, char *error,
                  size_t error_bytes);
 

@@ -203,6 +203,22 @@ int sl_store_write_co(struct sl_store_group *group, uint8_t type, uint32_t chunk
                       uint16_t first_block, uint16_t block_count, const struct sl_iobuf *payload,
                       const uint32_t *crcs);
 
+/* ---- taken over from another replica: a durable mark of the layer above comes first ---- */
+
+/* The newest index that touched each region of a chunk, as readers see it; 0: none did. -ENOENT:
+ * the chunk was never written. */
+int sl_store_regions_co(struct sl_store_group *group, uint32_t chunk,
+                        uint64_t indexes[SL_CHUNK_REGIONS]);
+/* The whole region is `data` (64 blocks, shared, with their CRCs) from now on, as of `index`; NULL:
+ * zeroes. Durable with the next checkpoint. */
+int sl_store_region_put_co(struct sl_store_group *group, uint32_t chunk, unsigned region,
+                           uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs);
+/* Everything up to (index, term) is applied, by regions: the log goes on behind it, and `state` is
+ * as of it. What lies behind stays; who does not want that truncates before. Never waits; durable
+ * with the next checkpoint. -ENOSPC, -ENOMEM. */
+int sl_store_install(struct sl_store_group *group, uint64_t index, uint64_t term, const void *state,
+                     uint32_t state_bytes);
+
 /* Frees as much of the log as can be: applies, writes metadata and a root. */
 int sl_store_checkpoint_co(struct sl_store *store);
 

@@ -143,8 +143,11 @@ struct sl_replica {
     struct sl_wait_queue lanes[SL_RAFT_MEMBERS_MAX];
     bool lane_busy[SL_RAFT_MEMBERS_MAX];
     struct sl_list proposals, reads;
-    struct sl_wait_queue progress; /* applied, commit or role have changed */
-    bool failed;                   /* its log, until restart */
+    struct sl_wait_queue progress;                   /* applied, commit or role have changed */
+    bool failed;                                     /* its log, until restart */
+    bool resyncing;                                  /* is the source of one */
+    bool resync_busy;                                /* a BEGIN or END is being done */
+    uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */
     bool opened;
 };
 
@@ -226,6 +229,12 @@ struct sl_replica_memory {
     size_t session_bytes;
 };
 int sl_replica_state_save(struct sl_replica *replica);
+/* As bytes, to be freed; as of which index. NULL: not now. */
+void *sl_replica_state_make(struct sl_replica *replica, uint64_t *index, uint64_t *term,
+                            uint32_t *bytes);
+/* The replica's state, all of it taken over, is that of (index, term) from now on, and its log
+ * begins there. */
+int sl_replica_state_install(struct sl_replica *replica, uint64_t index, uint64_t term);
 /* The first state of a replica. */
 int sl_replica_state_create(struct sl_store_group *log, uint64_t replica, uint64_t size_bytes,
                             const struct sl_raft_config *config);
@@ -237,6 +246,12 @@ const char *sl_replica_state_parse(const void *state, size_t bytes,
 
 /* Sends a message; its entries are read from the store. As if lost when it can not be sent. */
 void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *message);
+
+/* ---- resync.c, resync_serve.c ---- */
+
+/* Gives `to` what the log no longer has. */
+void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);
+void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_received *received);
 
 /* ---- raft_serve.c, group_serve.c, group_admin.c ---- */
 

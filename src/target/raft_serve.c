@@ -15,6 +15,7 @@
 #include "core/log.h"
 #include "target/cluster.h"
 #include "target/entry_extra.h"
+#include "target/resync_capsule.h"
 
 /* Entries of one APPEND: as many records as a page has room for. */
 #define INTAKE_ENTRIES_MAX (SL_BLOCK_BYTES / sizeof(struct sl_record_entry))
@@ -338,6 +339,8 @@ void sl_cluster_serve_raft_co(struct sl_target_cluster *cluster, struct sl_recei
         serve_message_co(cluster, received, *node);
     } else if (op == SL_RAFT_OP_BEAT && length >= sizeof(struct sl_capsule_raft_beat)) {
         serve_beat(cluster, received, *node);
+    } else if (op == SL_RAFT_OP_RESYNC && length >= sizeof(struct sl_capsule_resync)) {
+        sl_cluster_serve_resync_co(cluster, received);
     } else {
         reply_error(received, -SL_E_PROTOCOL);
     }

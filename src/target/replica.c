@@ -197,8 +197,7 @@ static int perform_co(struct sl_replica *replica, struct sl_replica_step *step,
         reads_end(replica, action->round, 0);
         return 0;
     case SL_RAFT_DO_RESYNC:
-        sl_log_warn("raft", "group %u: node %u lacks what is no longer in the log here",
-                    replica->group, action->peer.node);
+        sl_replica_resync(replica, action->peer);
         return 0;
     case SL_RAFT_DO_CONFIG:
         return 0;
@@ -497,6 +496,7 @@ static void applier_co(void *argument)
         }
     }
     replica->applier_running = false;
+    sl_wait_queue_wake_all(&replica->progress, 0);
     sl_cluster_leave(replica->cluster);
 }
 

@@ -39,9 +39,10 @@ static uint32_t state_crc(const void *state, size_t bytes)
     return sl_crc32c(crc, (const uint8_t *)state + sizeof(head), bytes - sizeof(head));
 }
 
-static int set(struct sl_store_group *log, struct state_bytes *head,
-               const struct sl_raft_config *config, const uint64_t *skips,
-               const struct sl_session_table *sessions)
+/* The bytes, to be freed. */
+static void *make(struct state_bytes *head, const struct sl_raft_config *config,
+                  const uint64_t *skips, const struct sl_session_table *sessions,
+                  uint32_t *state_bytes)
 {
     head->magic = STATE_MAGIC;
     head->session_bytes = (uint32_t)(sessions != NULL ? sl_session_save(sessions, NULL, 0) : 0);
@@ -55,7 +56,7 @@ static int set(struct sl_store_group *log, struct state_bytes *head,
     size_t bytes = sizeof(*head) + skip_bytes + head->session_bytes;
     uint8_t *state = malloc(bytes);
     if (state == NULL)
-        return -ENOMEM;
+        return NULL;
     memcpy(state, head, sizeof(*head)); /* header: state */
     if (skip_bytes > 0)
         memcpy(state + sizeof(*head), skips, skip_bytes); /* header: indexes */
@@ -63,30 +64,46 @@ static int set(struct sl_store_group *log, struct state_bytes *head,
         sl_session_save(sessions, state + sizeof(*head) + skip_bytes, head->session_bytes);
     uint32_t crc = state_crc(state, bytes);
     memcpy(state + offsetof(struct state_bytes, crc), &crc, sizeof(crc)); /* header: crc */
-    int error = sl_store_state_set(log, head->index, state, (uint32_t)bytes);
-    free(state);
-    return error;
+    *state_bytes = (uint32_t)bytes;
+    return state;
 }
 
-int sl_replica_state_save(struct sl_replica *replica)
+static void *make_of(struct sl_replica *replica, uint64_t index, uint64_t term,
+                     uint32_t *state_bytes)
 {
-    struct sl_store_group_status status;
-    uint64_t index = sl_session_index(replica->sessions).value;
-    sl_store_group_status(replica->log, &status);
-    if (index < status.boundary_index)
-        return -EAGAIN;
     struct state_bytes head = {
         .replica = replica->id,
         .size_bytes = replica->size_bytes,
         .index = index,
-        .term = sl_raft_term_at(replica->raft, sl_index_of(index)).value,
+        .term = term,
         .copying = replica->copying,
         .skip_count = replica->skip_count,
     };
-    if (head.term == 0 && index != 0)
-        return -EAGAIN; /* the core knows no more than what it has forgotten */
-    int error =
-        set(replica->log, &head, &replica->applied_config, replica->skips, replica->sessions);
+    return make(&head, &replica->applied_config, replica->skips, replica->sessions, state_bytes);
+}
+
+void *sl_replica_state_make(struct sl_replica *replica, uint64_t *index, uint64_t *term,
+                            uint32_t *bytes)
+{
+    struct sl_store_group_status status;
+    *index = sl_session_index(replica->sessions).value;
+    *term = sl_raft_term_at(replica->raft, sl_index_of(*index)).value;
+    sl_store_group_status(replica->log, &status);
+    /* The core may have forgotten the term: the next checkpoint will do. */
+    if (*index < status.boundary_index || (*term == 0 && *index != 0))
+        return NULL;
+    return make_of(replica, *index, *term, bytes);
+}
+
+int sl_replica_state_save(struct sl_replica *replica)
+{
+    uint64_t index, term;
+    uint32_t bytes;
+    void *state = sl_replica_state_make(replica, &index, &term, &bytes);
+    if (state == NULL)
+        return -EAGAIN;
+    int error = sl_store_state_set(replica->log, index, state, bytes);
+    free(state);
     if (error < 0)
         sl_log_warn("target",
                     "group %u: its state cannot be kept: %s (%s); its log grows until it can",
@@ -94,11 +111,24 @@ int sl_replica_state_save(struct sl_replica *replica)
     return error;
 }
 
+int sl_replica_state_install(struct sl_replica *replica, uint64_t index, uint64_t term)
+{
+    uint32_t bytes;
+    void *state = make_of(replica, index, term, &bytes);
+    int error = state == NULL ? -ENOMEM : sl_store_install(replica->log, index, term, state, bytes);
+    free(state);
+    return error;
+}
+
 int sl_replica_state_create(struct sl_store_group *log, uint64_t replica, uint64_t size_bytes,
                             const struct sl_raft_config *config)
 {
     struct state_bytes head = {.replica = replica, .size_bytes = size_bytes};
-    return set(log, &head, config->count > 0 ? config : NULL, NULL, NULL);
+    uint32_t bytes;
+    void *state = make(&head, config->count > 0 ? config : NULL, NULL, NULL, &bytes);
+    int error = state == NULL ? -ENOMEM : sl_store_state_set(log, 0, state, bytes);
+    free(state);
+    return error;
 }
 
 const char *sl_replica_state_parse(const void *state, size_t bytes,

@@ -57,6 +57,7 @@ struct cluster_world {
     struct sl_buf *buf; /* what it writes from and reads into: 1 MiB each */
     uint64_t session, sequence, epoch;
     uint32_t leader;
+    unsigned wiped;
     uint64_t moved_count, retry_count;
     void (*body_co)(struct cluster_world *world);
     bool done;

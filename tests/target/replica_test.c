@@ -249,13 +249,126 @@ static void follower_catches_up(void **state)
     world_close(&world);
 }
 
+/* ---- resync, membership ---- */
+
+static int change_co(struct cluster_world *world, uint8_t op, uint64_t replica, unsigned node)
+{
+    struct sl_group_admin admin = {.op = op, .group = GROUP, .replica = replica, .node = node};
+    union sl_capsule reply;
+    for (unsigned tries = 0; tries < 2000; tries++) {
+        unsigned number = world->leader != 0 ? world->leader : 1 + tries % world->node_count;
+        int error = client_admin_co(world, number, &admin, &reply);
+        if (error != -SL_E_MOVED && error != -EAGAIN && error != -ECONNREFUSED &&
+            error != -ECONNRESET)
+            return error;
+        if (error == -SL_E_MOVED)
+            world->leader = reply.group_reply.leader_node;
+        sl_sleep_co(20 * SL_NS_PER_MS);
+    }
+    return -ETIMEDOUT;
+}
+
+/* The leader is another one. */
+static void lead_away_co(struct cluster_world *world)
+{
+    unsigned leader = world->leader, to = leader % world->node_count + 1;
+    assert_int_equal(change_co(world, SL_GROUP_TRANSFER, REPLICA(to), to), 0);
+    for (unsigned tries = 0; tries < 500; tries++) {
+        struct sl_capsule_group_status status;
+        if (client_status_co(world, to, &status) == 0 && status.role == SL_GROUP_LEADER) {
+            world->leader = to;
+            return;
+        }
+        sl_sleep_co(10 * SL_NS_PER_MS);
+    }
+    fail_msg("node %u does not take over", to);
+}
+
+static void replace_co(struct cluster_world *world)
+{
+    unsigned node = world->wiped;
+    struct sl_group_admin admin = {.op = SL_GROUP_CREATE,
+                                   .group = GROUP,
+                                   .size_bytes = GROUP_BYTES,
+                                   .replica = REPLICA(100),
+                                   .node = node};
+    union sl_capsule reply;
+    assert_int_equal(client_admin_co(world, node, &admin, &reply), 0);
+    assert_int_equal(change_co(world, SL_GROUP_ADD_LEARNER, REPLICA(100), node), -EEXIST);
+    assert_int_equal(change_co(world, SL_GROUP_REMOVE, REPLICA(node), node), 0);
+    assert_int_equal(change_co(world, SL_GROUP_ADD_LEARNER, REPLICA(100), node), 0);
+    assert_int_equal(change_co(world, SL_GROUP_PROMOTE, REPLICA(100), node), 0);
+    struct sl_capsule_group_status status;
+    assert_int_equal(client_status_co(world, world->leader, &status), 0);
+    assert_int_equal(status.member_count, 3);
+    assert_int_equal(change_co(world, SL_GROUP_DEMOTE, REPLICA(100), node), 0);
+    assert_int_equal(change_co(world, SL_GROUP_PROMOTE, REPLICA(100), node), 0);
+    assert_int_equal(change_co(world, SL_GROUP_PROMOTE, REPLICA(77), node), -ENOENT);
+}
+
+/* It was away for longer than the log reaches back. */
+static void follower_is_resynced(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 8, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_kept_co);
+    unsigned away = world.leader % 3 + 1;
+    for (unsigned round = 0; round < 2; round++) {
+        node_end(&world, away, round == 0);
+        world_run(&world, write_much_co);
+        world_run(&world, write_kept_co);
+        node_start(&world, away);
+        world_run(&world, all_equal_co);
+        /* What it was given is there when the two others' word is not to be had. */
+        for (unsigned i = 1; i <= 3; i++) {
+            if (i != away && i != world.leader)
+                node_end(&world, i, true);
+        }
+        world_run(&world, write_some_co);
+        world_run(&world, write_kept_co);
+        for (unsigned i = 1; i <= 3; i++) {
+            if (!world.nodes[i].up)
+                node_start(&world, i);
+        }
+        world_run(&world, all_equal_co);
+        world_run(&world, lead_away_co);
+        world_run(&world, expect_kept_co);
+    }
+    world_close(&world);
+}
+
+/* A disk is lost: its node comes back with a new replica, first as a learner. */
+static void disk_is_replaced(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 9, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_kept_co);
+    world_run(&world, write_much_co);
+    world.wiped = world.leader % 3 + 1;
+    node_end(&world, world.wiped, true);
+    node_format(&world, world.wiped);
+    node_start(&world, world.wiped);
+    world_run(&world, write_some_co); /* two are a majority */
+    world_run(&world, replace_co);
+    world_run(&world, all_equal_co);
+    unsigned third = 6 - world.leader - world.wiped;
+    node_end(&world, third, true);
+    world_run(&world, write_some_co);
+    node_start(&world, third);
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_works),           cmocka_unit_test(three_work),
         cmocka_unit_test(leader_changes),      cmocka_unit_test(power_is_lost),
         cmocka_unit_test(sessions_are_exact),  cmocka_unit_test(log_goes_round),
-        cmocka_unit_test(follower_catches_up),
+        cmocka_unit_test(follower_catches_up), cmocka_unit_test(follower_is_resynced),
+        cmocka_unit_test(disk_is_replaced),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);

@@ -1,0 +1,134 @@
+/*
+ * A group's data and log taken over from another replica (docs/replication.md, "Resync").
+ *
+ * The layer above has a durable mark before it begins, and reads nothing of the group until it is
+ * done: so regions are written in place. What was visible before and is not in its slot yet stays,
+ * but in regions that are replaced.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "core/crc32c.h"
+#include "core/error.h"
+#include "store/chunk.h"
+
+int sl_store_regions_co(struct sl_store_group *group, uint32_t number,
+                        uint64_t indexes[SL_CHUNK_REGIONS])
+{
+    memset(indexes, 0, SL_CHUNK_REGIONS * sizeof(indexes[0]));
+    struct chunk *chunk = chunk_find(group->store, group->id, number);
+    if (chunk == NULL)
+        return -ENOENT;
+    int error = chunk_use_co(chunk);
+    for (unsigned block = 0; error == 0 && block < SL_CHUNK_BLOCKS; block++) {
+        const struct entry *entry = overlay_get(chunk, block);
+        uint64_t *index = &indexes[block / SL_REGION_BLOCKS];
+        *index = sl_max(*index, chunk->table->regions[block / SL_REGION_BLOCKS].index);
+        *index = entry != NULL ? sl_max(*index, entry->index) : *index;
+    }
+    chunk_unuse(chunk);
+    return error;
+}
+
+/* Nobody applies the chunk meanwhile. */
+static void chunk_lock_co(struct chunk *chunk)
+{
+    while (chunk->applying)
+        sl_wait_queue_co(&chunk->changed);
+    chunk->applying = true;
+}
+
+static void chunk_unlock(struct chunk *chunk)
+{
+    chunk->applying = false;
+    sl_wait_queue_wake_all(&chunk->changed, 0);
+    sl_wait_queue_wake_all(&chunk->group->store->apply_progress, 0);
+    appliers_kick(chunk->group->store);
+}
+
+/* Zeroes need no place. */
+static bool is_absent(const struct sl_iobuf *data, const uint32_t *crcs)
+{
+    for (unsigned i = 0; data != NULL && i < SL_REGION_BLOCKS; i++) {
+        if (crcs[i] != SL_CRC32C_ZERO_BLOCK)
+            return false;
+    }
+    return true;
+}
+
+static int write_region_co(struct chunk *chunk, unsigned region, const struct sl_iobuf *data)
+{
+    struct sl_store *store = chunk->group->store;
+    uint32_t *slot = &chunk->table->regions[region].slot;
+    int error = 0;
+    if (*slot == SL_SLOT_NONE) {
+        error = slot_reserve(chunk, region, region);
+        if (error == 0)
+            error = slot_take(chunk, region, slot);
+    }
+    if (error == 0)
+        error = sl_disk_rw_co(store->config.disk, SL_DISK_WRITE, data->spans, data->span_count,
+                              slot_offset(store, *slot), SL_REGION_BYTES, 0);
+    if (error < 0)
+        store->statistics.write_error_count++;
+    store->statistics.data_bytes += error == 0 ? SL_REGION_BYTES : 0;
+    return error;
+}
+
+int sl_store_region_put_co(struct sl_store_group *group, uint32_t number, unsigned region,
+                           uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs)
+{
+    struct chunk *chunk;
+    unsigned first = region * SL_REGION_BLOCKS;
+    if (region >= SL_CHUNK_REGIONS || (data != NULL && data->length_bytes != SL_REGION_BYTES))
+        return -EINVAL;
+    int error = chunk_get(group, number, &chunk);
+    if (error < 0)
+        return error;
+    error = chunk_use_co(chunk);
+    if (error < 0) {
+        chunk_unuse(chunk);
+        return error;
+    }
+    chunk_lock_co(chunk);
+    bool absent = is_absent(data, crcs);
+    if (!absent)
+        error = write_region_co(chunk, region, data);
+    if (error == 0) {
+        for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
+            if (overlay_get(chunk, first + i) != NULL)
+                overlay_clear(chunk, first + i);
+            chunk->table->crcs[first + i] = absent ? SL_CRC_ABSENT : sl_crc_stored(crcs[i]);
+        }
+        if (absent && chunk->table->regions[region].slot != SL_SLOT_NONE)
+            slot_release(chunk, region);
+        chunk->table->regions[region].index = index;
+        chunk->dirty_index = 0; /* with the next root, whatever that frees */
+    }
+    chunk_unlock(chunk);
+    chunk_unuse(chunk);
+    return error;
+}
+
+int sl_store_install(struct sl_store_group *group, uint64_t index, uint64_t term, const void *state,
+                     uint32_t state_bytes)
+{
+    struct log *log = &group->log;
+    SL_ASSERT(index >= group->boundary_index && !group->applying);
+    int error = sl_store_state_set(group, index, state, state_bytes);
+    if (error < 0)
+        return error;
+    while (log->first <= sl_min(log->last, index))
+        store_log_forget(group, log->first++);
+    if (log->last < index) {
+        log->last = index;
+        log->first = index + 1;
+    }
+    group->boundary_index = group->applied_index = group->apply_to = index;
+    group->boundary_term = term;
+    group->faulty_first = group->faulty_last = 0;
+    group->faulty_missing = false;
+    for (uint64_t at = log->first; at <= log->last; at++)
+        SL_ASSERT(store_log_get(group, at) == NULL || store_log_get(group, at)->index == at);
+    return 0;
+}

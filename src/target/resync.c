@@ -1,0 +1,216 @@
+/*
+ * The source of a resync: a leader whose follower needs what its log no longer has.
+ *
+ *   state at S = what is applied ─► BEGIN: what do you have? ─► each region with a newer index ─►
+ *   END: the state ─► the follower goes on with the log from S + 1
+ *
+ * A region may be sent as of later than S: the entries behind S are applied to it once more over
+ * there, before anybody reads it. If the log has moved on beyond S meanwhile the core asks for
+ * another round, which moves only what has changed since.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/crc32c.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/size.h"
+#include "target/cluster.h"
+#include "target/resync_capsule.h"
+
+struct source {
+    struct sl_replica *replica;
+    struct sl_raft_replica to;
+    struct sl_connection *connection; /* referenced */
+    uint64_t term, index, index_term;
+    uint64_t have; /* applied at the receiver */
+    uint64_t regions, bytes;
+    void *state;
+    uint32_t state_bytes;
+    struct sl_buf *buf, *page; /* a region, its CRCs */
+};
+
+static void fill(const struct source *source, enum sl_resync_step step, union sl_capsule *capsule)
+{
+    struct sl_capsule_resync *body = (void *)capsule;
+    memset(capsule, 0, sizeof(*capsule));
+    body->header.type = SL_CAPSULE_RAFT;
+    body->header.length_bytes = sizeof(*body);
+    body->op = SL_RAFT_OP_RESYNC;
+    body->step = (uint8_t)step;
+    body->group = source->replica->group;
+    body->from = source->replica->id;
+    body->to = source->to.id;
+    body->term = source->term;
+    body->index = source->index;
+    body->index_term = source->index_term;
+}
+
+static int call_co(struct source *source, union sl_capsule *capsule, const struct sl_span *payload,
+                   union sl_capsule *reply)
+{
+    int error = sl_connection_call_co(source->connection, capsule, payload, payload != NULL, reply);
+    return error < 0 ? error : sl_status_to_errno(reply->header.status);
+}
+
+static bool leads(const struct source *source)
+{
+    struct sl_raft_status status;
+    sl_raft_get_status(source->replica->raft, &status);
+    return status.role == SL_RAFT_LEADER && status.term.value == source->term &&
+           !source->replica->failed && !source->replica->cluster->closing;
+}
+
+static int begin_co(struct source *source)
+{
+    struct sl_replica *replica = source->replica;
+    union sl_capsule capsule, reply;
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    source->term = status.term.value;
+    source->state =
+        sl_replica_state_make(replica, &source->index, &source->index_term, &source->state_bytes);
+    if (source->state == NULL)
+        return -EAGAIN;
+    /* What the regions hold must be at least as new. */
+    while (replica->applied < source->index) {
+        if (!leads(source))
+            return -SL_E_MOVED;
+        sl_wait_queue_co(&replica->progress);
+    }
+    fill(source, SL_RESYNC_BEGIN, &capsule);
+    int error = call_co(source, &capsule, NULL, &reply);
+    source->have = ((struct sl_capsule_resync *)(void *)&reply)->index;
+    return error == 0 && reply.header.length_bytes < sizeof(struct sl_capsule_resync)
+               ? -SL_E_PROTOCOL
+               : error;
+}
+
+static int region_co(struct source *source, uint32_t chunk, unsigned region)
+{
+    struct sl_replica *replica = source->replica;
+    union sl_capsule capsule, reply;
+    struct sl_capsule_resync *body = (void *)&capsule;
+    struct sl_span span = sl_buf_span(source->buf, 0, SL_REGION_BYTES);
+    struct sl_span page = sl_buf_span(source->page, 0, SL_BLOCK_BYTES);
+    int error = sl_store_read_into_co(replica->log, chunk, (uint16_t)(region * SL_REGION_BLOCKS),
+                                      SL_REGION_BLOCKS, &span, 1);
+    if (error < 0)
+        return error;
+    sl_crc32c_blocks(span.data, SL_REGION_BLOCKS, (uint32_t *)(void *)page.data);
+    fill(source, SL_RESYNC_REGION, &capsule);
+    body->chunk = chunk;
+    body->region = region;
+    body->piece_count = 1;
+    error = sl_fabric_describe(replica->cluster->fabric, span.region, span.data, span.length_bytes,
+                               &body->pieces[0]);
+    if (error == 0)
+        error = call_co(source, &capsule, &page, &reply);
+    source->regions++;
+    source->bytes += SL_REGION_BYTES;
+    return error;
+}
+
+static int regions_co(struct source *source)
+{
+    uint64_t chunks = source->replica->size_bytes / SL_CHUNK_BYTES;
+    for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+        uint64_t indexes[SL_CHUNK_REGIONS];
+        int error = sl_store_regions_co(source->replica->log, (uint32_t)chunk, indexes);
+        for (unsigned region = 0; error == 0 && region < SL_CHUNK_REGIONS; region++) {
+            if (indexes[region] <= source->have)
+                continue;
+            if (!leads(source))
+                return -SL_E_MOVED;
+            error = region_co(source, (uint32_t)chunk, region);
+        }
+        if (error < 0 && error != -ENOENT)
+            return error;
+    }
+    return 0;
+}
+
+static int end_co(struct source *source)
+{
+    struct sl_target_cluster *cluster = source->replica->cluster;
+    union sl_capsule capsule, reply;
+    struct sl_capsule_resync *body = (void *)&capsule;
+    struct sl_buf *buf =
+        sl_buf_alloc_co(cluster->target->memory, source->state_bytes, SL_RESERVE_CHECKPOINT);
+    if (buf == NULL)
+        return -ENOMEM;
+    memcpy(buf->data, source->state, source->state_bytes); /* header: state */
+    fill(source, SL_RESYNC_END, &capsule);
+    body->piece_count = 1;
+    body->state_bytes = source->state_bytes;
+    int error = sl_fabric_describe(cluster->fabric, buf->region, buf->data, source->state_bytes,
+                                   &body->pieces[0]);
+    if (error == 0)
+        error = call_co(source, &capsule, NULL, &reply);
+    sl_buf_unref(buf);
+    return error;
+}
+
+static int resync_co(struct source *source)
+{
+    struct sl_memory *memory = source->replica->cluster->target->memory;
+    struct sl_cluster_peer *peer = sl_peer_find(source->replica->cluster, source->to.node);
+    struct sl_connection *connection =
+        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, source->replica->group)) : NULL;
+    if (connection == NULL)
+        return -ENOTCONN;
+    sl_connection_ref(connection);
+    source->connection = connection;
+    source->buf = sl_buf_alloc_co(memory, SL_REGION_BYTES, SL_RESERVE_INTAKE);
+    source->page = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    if (source->buf == NULL || source->page == NULL)
+        return -ENOMEM;
+    memset(source->page->data, 0, SL_BLOCK_BYTES);
+    int error = begin_co(source);
+    if (error == 0)
+        error = regions_co(source);
+    if (error == 0)
+        error = end_co(source);
+    return error;
+}
+
+static void source_entry_co(void *argument)
+{
+    struct source *source = argument;
+    struct sl_replica *replica = source->replica;
+    struct sl_target_cluster *cluster = replica->cluster;
+    int error = resync_co(source);
+    char bytes[32];
+    sl_size_format(source->bytes, bytes, sizeof(bytes));
+    if (error == 0)
+        sl_log_info("raft", "group %u: node %u was given the state at %llu: %llu regions, %s",
+                    replica->group, source->to.node, (unsigned long long)source->index,
+                    (unsigned long long)source->regions, bytes);
+    else if (!cluster->closing)
+        sl_log_warn("raft", "group %u: the resync of node %u ended early: %s (%s); it begins anew",
+                    replica->group, source->to.node, sl_error_text(error), sl_error_name(error));
+    if (source->connection != NULL)
+        sl_connection_unref(source->connection);
+    sl_buf_unref(source->buf);
+    sl_buf_unref(source->page);
+    free(source->state);
+    free(source);
+    replica->resyncing = false;
+    sl_cluster_leave(cluster);
+}
+
+/* One at a time from each group; the core asks again. */
+void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to)
+{
+    if (replica->resyncing || replica->cluster->closing || replica->copying != 0)
+        return;
+    struct source *source = calloc(1, sizeof(*source));
+    if (source == NULL)
+        return;
+    source->replica = replica;
+    source->to = to;
+    replica->resyncing = sl_cluster_spawn(replica->cluster, source_entry_co, source) == 0;
+    if (!replica->resyncing)
+        free(source);
+}
