@@ -65,6 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         config.members[i] = (struct sl_raft_member){i + 1, i + 1, SL_RAFT_VOTER};
     struct sl_raft_setup setup = {
         .self = {1, 1}, .tuning = &tuning, .config = &config, .now_ns = 1};
+    setup.promised = sl_index_of(size > 0 && (data[0] & 128) != 0 ? data[0] & 7 : 0);
     struct sl_raft *raft;
     const char *why;
     SL_ASSERT(sl_raft_bytes(TERMS) <= sizeof(memory));

@@ -220,6 +220,10 @@ bool check_durable_on_quorum(struct cluster *cluster, struct replica *leader, ui
         }
         if (!other->exists || other->id != config->members[i].id)
             continue;
+        if (index <= other->disk.promised) {
+            durable++; /* it was, and is damaged: it stays bound by it */
+            continue;
+        }
         const struct entry *there = log_at(&other->disk.log, index);
         bool whole = true; /* not behind a hole */
         for (uint32_t at = 0; other->disk.log.holed && at < other->disk.log.count &&
@@ -324,10 +328,43 @@ void check_installed(struct cluster *cluster, struct replica *replica, const str
 void check_version(struct cluster *cluster, struct group *group, uint32_t key, uint64_t floor,
                    uint64_t version, bool is_write)
 {
-    if (version < floor || (is_write && version == floor))
+    if (!cluster->by_history && (version < floor || (is_write && version == floor)))
         violation(cluster, "%s of key %u answers version %lu, but %lu was known before it began",
                   is_write ? "write" : "read", key, version, floor);
     group->floor[key] = sl_max(group->floor[key], version);
+}
+
+static bool is_member(const struct replica *leader, const struct replica *replica)
+{
+    return sl_raft_config_find(sl_raft_get_config(leader->raft), replica->id) >= 0;
+}
+
+bool check_waiting(struct cluster *cluster, char *why, size_t size)
+{
+    for (unsigned g = 0; g < cluster->group_count; g++) {
+        const struct replica *leader = cluster_leader(cluster, g);
+        for (unsigned i = 0; i < cluster->node_count; i++) {
+            const struct replica *replica = replica_at(cluster, i, g);
+            if (!replica->running || replica->waiter_count + replica->reader_count == 0 ||
+                (leader != NULL && !is_member(leader, replica)))
+                continue;
+            snprintf(why, size, "%u writes and %u reads of group %u wait on n%u",
+                     replica->waiter_count, replica->reader_count, g, i);
+            return true;
+        }
+    }
+    return false;
+}
+
+void check_end(struct cluster *cluster)
+{
+    char why[200];
+    if (check_waiting(cluster, why, sizeof(why)))
+        violation(cluster, "nothing happens any more, but %s", why);
+    for (unsigned g = 0; g < cluster->group_count; g++) {
+        if (!history_is_linearizable(&cluster->groups[g].history, why, sizeof(why)))
+            violation(cluster, "clients of group %u: %s", g, why);
+    }
 }
 
 bool check_healed(struct cluster *cluster, char *why, size_t size)
@@ -340,6 +377,11 @@ bool check_healed(struct cluster *cluster, char *why, size_t size)
         }
         struct sl_raft_status status = replica_status(leader);
         const struct sl_raft_config *config = sl_raft_get_config(leader->raft);
+        if (leader->applied + 1 < cluster->groups[g].committed_count) {
+            snprintf(why, size, "group %u: n%u leads with %lu entries, %lu were committed", g,
+                     leader->node, leader->applied, cluster->groups[g].committed_count - 1);
+            return false;
+        }
         if (status.commit.value != status.last.value) {
             snprintf(why, size, "group %u: n%u has committed %lu of %lu", g, leader->node,
                      status.commit.value, status.last.value);
@@ -350,7 +392,8 @@ bool check_healed(struct cluster *cluster, char *why, size_t size)
             if (!other->exists || other->id != config->members[i].id)
                 continue; /* its disk was lost */
             if (!other->running || other->applied != leader->applied ||
-                replica_status(other).copying || digest_of(other) != digest_of(leader)) {
+                replica_status(other).copying || replica_status(other).mending ||
+                digest_of(other) != digest_of(leader)) {
                 snprintf(why, size, "group %u: n%u is at %lu, its leader at %lu", g, other->node,
                          other->applied, leader->applied);
                 return false;

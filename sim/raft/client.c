@@ -29,6 +29,7 @@ static void failed_for_good(struct cluster *cluster, struct client *client)
     uint64_t needed = client->value;
     if (needed < group->values_capacity && group->value_version[needed] == 0)
         group->value_version[needed] = UINT64_MAX;
+    history_fail(&group->history, client->operation);
     finish(cluster, client);
 }
 
@@ -42,16 +43,18 @@ static void begin(struct cluster *cluster, struct client *client)
         client->sequence = 0;
         return;
     }
-    client->key = (uint32_t)cluster_range(cluster, 0, KEYS - 1);
+    client->key = cluster->eager ? 0 : (uint32_t)cluster_range(cluster, 0, KEYS - 1);
     client->floor = group->floor[client->key];
     client->epoch = group->epoch;
     if (cluster_chance(cluster, 50)) {
         client->state = CLIENT_READING;
+        client->operation = history_begin(&group->history, HISTORY_READ, client->key, 0);
         return;
     }
     client->state = CLIENT_WRITING;
     client->sequence++;
     client->value = group->values++;
+    client->operation = history_begin(&group->history, HISTORY_WRITE, client->key, client->value);
 }
 
 static void ask(struct cluster *cluster, unsigned group, int number)
@@ -64,9 +67,58 @@ static void ask(struct cluster *cluster, unsigned group, int number)
                         cluster->now_ns + cluster_range(cluster, 100 * MS, 4 * SECOND), client);
 }
 
+static void read_requested(struct cluster *cluster, struct replica *replica, int number,
+                           const struct client *copy)
+{
+    if (replica->reader_count == WAITERS_MAX)
+        return;
+    struct sl_raft_event event = {.kind = SL_RAFT_READ};
+    event.now_ns = node_now(cluster, &cluster->nodes[replica->node]);
+    cluster->steps++;
+    /* As replica_step(), but the answer is needed before the actions are done. */
+    if (replica_step(cluster, replica, &event) != 0)
+        return;
+    struct reader *reader = &replica->readers[replica->reader_count++];
+    *reader = (struct reader){.round = cluster->output.round,
+                              .index = cluster->output.index.value,
+                              .client = number,
+                              .attempt = copy->attempt,
+                              .key = copy->key,
+                              .floor = copy->floor,
+                              .operation = copy->operation,
+                              .confirmed = cluster->output.round == 0};
+    for (unsigned i = 0; i < cluster->output.count; i++) {
+        if (cluster->output.actions[i].kind == SL_RAFT_DO_READ &&
+            cluster->output.actions[i].round >= reader->round)
+            reader->confirmed = true;
+    }
+    replica_serve_reads(cluster, replica);
+}
+
+/* Where several believe to lead at this moment, each of them is asked. */
+static void probe_leaders(struct cluster *cluster, unsigned number)
+{
+    struct group *group = &cluster->groups[number];
+    unsigned leaders = 0;
+    for (unsigned i = 0; i < cluster->node_count; i++)
+        leaders += replica_at(cluster, i, number)->running &&
+                   replica_at(cluster, i, number)->role == SL_RAFT_LEADER;
+    for (unsigned i = 0; i < cluster->node_count && leaders > 1; i++) {
+        struct replica *replica = replica_at(cluster, i, number);
+        if (!replica->running || replica->role != SL_RAFT_LEADER ||
+            cluster->nodes[i].paused_until_ns > cluster->now_ns)
+            continue;
+        struct client probe = {.state = CLIENT_READING, .floor = group->floor[0]};
+        probe.operation = history_begin(&group->history, HISTORY_READ, 0, 0);
+        read_requested(cluster, replica, PROBE_CLIENT, &probe);
+    }
+}
+
 void client_timer(struct cluster *cluster, unsigned group, int number)
 {
     struct client *client = client_of(cluster, group, number);
+    if (cluster->eager && !cluster->quiet_clients)
+        probe_leaders(cluster, group);
     uint64_t again_ns = cluster->eager ? cluster_range(cluster, 2 * MS, 20 * MS)
                                        : cluster_range(cluster, 20 * MS, 120 * MS);
     if (client->state == CLIENT_IDLE || client->tries == 0) {
@@ -95,31 +147,6 @@ void client_timer(struct cluster *cluster, unsigned group, int number)
     cluster_client_timer(cluster, group, number, cluster->now_ns + again_ns);
 }
 
-static void read_requested(struct cluster *cluster, struct replica *replica, int number,
-                           const struct client *copy)
-{
-    if (replica->reader_count == WAITERS_MAX)
-        return;
-    struct sl_raft_event event = {.kind = SL_RAFT_READ};
-    event.now_ns = node_now(cluster, &cluster->nodes[replica->node]);
-    cluster->steps++;
-    /* As replica_step(), but the answer is needed before the actions are done. */
-    if (replica_step(cluster, replica, &event) != 0)
-        return;
-    struct reader *reader = &replica->readers[replica->reader_count++];
-    *reader = (struct reader){.round = cluster->output.round,
-                              .index = cluster->output.index.value,
-                              .client = number,
-                              .attempt = copy->attempt,
-                              .confirmed = cluster->output.round == 0};
-    for (unsigned i = 0; i < cluster->output.count; i++) {
-        if (cluster->output.actions[i].kind == SL_RAFT_DO_READ &&
-            cluster->output.actions[i].round >= reader->round)
-            reader->confirmed = true;
-    }
-    replica_serve_reads(cluster, replica);
-}
-
 void replica_serve_reads(struct cluster *cluster, struct replica *replica)
 {
     for (unsigned i = 0; i < replica->reader_count;) {
@@ -135,16 +162,19 @@ void replica_serve_reads(struct cluster *cluster, struct replica *replica)
 
 void client_read_done(struct cluster *cluster, struct replica *replica, const struct reader *reader)
 {
-    struct client *client = client_of(cluster, replica->group, reader->client);
     struct group *group = &cluster->groups[replica->group];
-    if (client->attempt != reader->attempt || client->state != CLIENT_READING)
+    struct client *client =
+        reader->client == PROBE_CLIENT ? NULL : client_of(cluster, replica->group, reader->client);
+    if (client != NULL && (client->attempt != reader->attempt || client->state != CLIENT_READING))
         return;
-    trace_note(cluster, replica->node, "answers a read of key %u: version %lu", client->key,
-               replica->registers.version[client->key]);
-    check_version(cluster, group, client->key, client->floor,
-                  replica->registers.version[client->key], false);
+    trace_note(cluster, replica->node, "answers a read of key %u: version %lu", reader->key,
+               replica->registers.version[reader->key]);
+    check_version(cluster, group, reader->key, reader->floor,
+                  replica->registers.version[reader->key], false);
+    history_end(&group->history, reader->operation, replica->registers.value[reader->key]);
     group->reads++;
-    finish(cluster, client);
+    if (client != NULL)
+        finish(cluster, client);
 }
 
 /* The commands of a request, as entries. */
@@ -222,6 +252,7 @@ void client_decided(struct cluster *cluster, unsigned group_number, int number, 
         if (version == 0 || version == UINT64_MAX)
             violation(cluster, "a write is called a duplicate and was never applied");
         check_version(cluster, group, client->key, client->floor, version, true);
+        history_end(&group->history, client->operation, 0);
         group->writes++;
         finish(cluster, client);
         return;

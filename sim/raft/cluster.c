@@ -121,6 +121,17 @@ void node_set_rate(struct cluster *cluster, struct node *node, int64_t ppm)
     node->rate_ppm = ppm;
 }
 
+/* Timers that are due by now fire; those of a clock that has gone back find out and wait. */
+void node_jump(struct cluster *cluster, struct node *node, int64_t ns)
+{
+    node_set_rate(cluster, node, node->rate_ppm);
+    node->clock_base_ns += (uint64_t)ns;
+    for (unsigned group = 0; group < cluster->group_count; group++) {
+        if (node->replicas[group].running)
+            cluster_arm_tick(cluster, &node->replicas[group]);
+    }
+}
+
 /* ---- links */
 
 void cluster_block(struct cluster *cluster, unsigned from, unsigned to, bool blocked)
@@ -136,6 +147,17 @@ void cluster_isolate(struct cluster *cluster, unsigned node, bool isolated)
             cluster_block(cluster, other, node, isolated);
         }
     }
+}
+
+static unsigned *connection(struct cluster *cluster, unsigned a, unsigned b)
+{
+    return &cluster->connections[sl_min(a, b)][sl_max(a, b)];
+}
+
+void cluster_disconnect(struct cluster *cluster, unsigned a, unsigned b)
+{
+    ++*connection(cluster, a, b);
+    cluster->arrives_ns[a][b] = cluster->arrives_ns[b][a] = 0;
 }
 
 static struct packet *copy_packet(const struct packet *packet)
@@ -194,10 +216,13 @@ void cluster_send(struct cluster *cluster, const struct packet *packet)
         if (cluster->ordered) /* as one connection would */
             delay_ns = sl_max(cluster->now_ns + delay_ns, *arrives_ns) - cluster->now_ns;
         *arrives_ns = cluster->now_ns + delay_ns;
+        struct packet *copy = copy_packet(packet);
+        copy->connection = *connection(cluster, packet->from, packet->to);
+        copy->generation = cluster->nodes[packet->from].generation;
         push(cluster, (struct event){.kind = EVENT_PACKET,
                                      .at_ns = cluster->now_ns + delay_ns,
                                      .node = packet->to,
-                                     .packet = copy_packet(packet)});
+                                     .packet = copy});
     }
 }
 
@@ -224,11 +249,52 @@ static void beat_answered(struct cluster *cluster, struct node *node, const stru
     }
 }
 
+static void discard(struct event *event)
+{
+    if (event->kind == EVENT_PACKET)
+        free_packet(event->packet);
+    else if (event->kind == EVENT_REQUEST)
+        free(event->copy);
+}
+
+/*
+ * Entries whose payload did not come along are read from the leader's buffer, one-sided; that may
+ * take its time, or fail, and a failed one takes its connection along. The leader keeps the buffer
+ * until it is acknowledged or the connection is gone, and what is read is what was sent. True: the
+ * packet is not delivered now; it has been queued again or it is lost.
+ */
+static bool fetch(struct cluster *cluster, struct event *event)
+{
+    struct packet *packet = event->packet;
+    bool gone = cluster->nodes[packet->from].generation != packet->generation;
+    if (packet->entries == NULL || (packet->fetched && !gone))
+        return false;
+    bool fails = cluster->now_ns < cluster->lost_read_until_ns && cluster_chance(cluster, 15);
+    if (packet->fetched || fails) {
+        trace_packet(cluster, packet, "its payload can not be read");
+        cluster->fault_hits[FAULT_LOST_READ]++;
+        cluster_disconnect(cluster, packet->from, packet->to);
+        discard(event);
+        return true;
+    }
+    if (cluster->now_ns >= cluster->late_read_until_ns)
+        return false;
+    cluster->fault_hits[FAULT_LATE_READ]++;
+    packet->fetched = true;
+    event->at_ns = cluster->now_ns + cluster_range(cluster, 0, 500 * MS);
+    push(cluster, *event);
+    return true;
+}
+
 static void deliver(struct cluster *cluster, struct packet *packet)
 {
     struct node *node = &cluster->nodes[packet->to];
-    if (!node->up || is_cut(cluster, packet)) {
-        trace_packet(cluster, packet, node->up ? "cut" : "down");
+    bool lost = packet->connection != *connection(cluster, packet->from, packet->to);
+    if (!node->up || lost || is_cut(cluster, packet)) {
+        trace_packet(cluster, packet,
+                     !node->up ? "down"
+                     : lost    ? "lost with its connection"
+                               : "cut");
         return;
     }
     if (packet->kind == PACKET_BEAT) {
@@ -347,14 +413,6 @@ static void beat(struct cluster *cluster, const struct event *event)
     push(cluster, again);
 }
 
-static void discard(struct event *event)
-{
-    if (event->kind == EVENT_PACKET)
-        free_packet(event->packet);
-    else if (event->kind == EVENT_REQUEST)
-        free(event->copy);
-}
-
 static void handle(struct cluster *cluster, struct event *event)
 {
     struct node *node = &cluster->nodes[event->node];
@@ -378,6 +436,8 @@ static void handle(struct cluster *cluster, struct event *event)
         tick(cluster, event);
         return;
     case EVENT_PACKET:
+        if (node->up && fetch(cluster, event))
+            return;
         deliver(cluster, event->packet);
         break;
     case EVENT_DISK:
@@ -490,6 +550,7 @@ struct cluster *cluster_create(uint64_t seed, unsigned nodes, unsigned groups)
         .node_count = nodes,
         .group_count = groups,
         .terms = SL_RAFT_TERMS,
+        .copy_most_ns = 500 * MS,
         .next_entry = 1,
         .next_replica = 1000,
         .net_least_ns = 1 * MS,
@@ -558,6 +619,7 @@ void cluster_destroy(struct cluster *cluster)
         free(cluster->groups[i].made);
         free(cluster->groups[i].leaders);
         free(cluster->groups[i].value_version);
+        history_release(&cluster->groups[i].history);
     }
     free(cluster->heap);
     free(cluster->configs);

@@ -24,8 +24,11 @@ bool cluster_chance(struct cluster *cluster, unsigned percent);
 void cluster_block(struct cluster *cluster, unsigned from, unsigned to, bool blocked);
 void cluster_isolate(struct cluster *cluster, unsigned node, bool isolated);
 void cluster_send(struct cluster *cluster, const struct packet *packet);
+/* The connection of two nodes dies: all that is under way on it is lost. */
+void cluster_disconnect(struct cluster *cluster, unsigned a, unsigned b);
 uint64_t node_now(const struct cluster *cluster, const struct node *node);
 void node_set_rate(struct cluster *cluster, struct node *node, int64_t ppm);
+void node_jump(struct cluster *cluster, struct node *node, int64_t ns);
 void node_crash(struct cluster *cluster, struct node *node, bool torn);
 void node_start(struct cluster *cluster, struct node *node);
 void node_start_later(struct cluster *cluster, struct node *node, uint64_t ns);
@@ -48,6 +51,8 @@ int replica_propose(struct cluster *cluster, struct replica *replica, const stru
 void replica_deliver(struct cluster *cluster, struct replica *replica, const struct packet *packet);
 void replica_disk_done(struct cluster *cluster, struct replica *replica);
 void replica_compact(struct cluster *cluster, struct replica *replica);
+/* An entry on its disk can not be read any more; the replica is down. False: it has none. */
+bool replica_rot(struct cluster *cluster, struct replica *replica, uint64_t random);
 const struct entry *log_at(const struct entry_log *log, uint64_t index);
 uint64_t log_last(const struct entry_log *log);
 struct replica *cluster_leader(struct cluster *cluster, unsigned group);
@@ -86,6 +91,10 @@ void check_version(struct cluster *cluster, struct group *group, uint32_t key, u
                    uint64_t version, bool is_write);
 /* Whether all is as it should be after all faults are over: one leader a group, all equal. */
 bool check_healed(struct cluster *cluster, char *why, size_t size);
+/* Whether a request still waits at a member; `why` says where. */
+bool check_waiting(struct cluster *cluster, char *why, size_t size);
+/* At the end: what clients saw, and whether anybody still waits for nothing. */
+void check_end(struct cluster *cluster);
 
 /* faults.c */
 void faults_plan(struct cluster *cluster, uint64_t length_ns);

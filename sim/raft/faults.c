@@ -12,21 +12,26 @@
 const char *fault_name(enum fault_kind kind)
 {
     static const char *const names[FAULT_COUNT] = {
-        "crash", "power loss", "pause",  "partition",    "one-way",
-        "loss",  "duplicate",  "delay",  "slow disk",    "failed write",
-        "clock", "wipe",       "change", "transfer",     "compact",
-        "burst", "attach",     "void",   "late request", "torn tail",
+        "crash",           "power loss",   "pause",        "partition",
+        "one-way",         "loss",         "duplicate",    "delay",
+        "slow disk",       "failed write", "clock",        "wipe",
+        "change",          "transfer",     "compact",      "burst",
+        "attach",          "void",         "late request", "torn tail",
+        "connection lost", "late READ",    "failed READ",  "stuck disk",
+        "bit rot",         "clock jump",
     };
     return names[kind];
 }
 
-/* Of a hundred. Those that only prepare for others are the most. */
+/* Parts of a whole. Those that only prepare for others are the most. */
 static const unsigned weights[FAULT_COUNT] = {
-    [FAULT_CRASH] = 14,    [FAULT_POWER] = 2,     [FAULT_PAUSE] = 6,        [FAULT_PARTITION] = 9,
-    [FAULT_ONE_WAY] = 6,   [FAULT_LOSS] = 5,      [FAULT_DUPLICATE] = 4,    [FAULT_DELAY] = 5,
-    [FAULT_DISK_SLOW] = 4, [FAULT_DISK_FAIL] = 4, [FAULT_CLOCK] = 3,        [FAULT_WIPE] = 2,
-    [FAULT_CHANGE] = 14,   [FAULT_TRANSFER] = 6,  [FAULT_COMPACT] = 8,      [FAULT_BURST] = 4,
-    [FAULT_ATTACH] = 1,    [FAULT_VOID] = 2,      [FAULT_LATE_REQUEST] = 2, [FAULT_TORN] = 4,
+    [FAULT_CRASH] = 14,     [FAULT_POWER] = 2,     [FAULT_PAUSE] = 6,        [FAULT_PARTITION] = 9,
+    [FAULT_ONE_WAY] = 6,    [FAULT_LOSS] = 5,      [FAULT_DUPLICATE] = 4,    [FAULT_DELAY] = 5,
+    [FAULT_DISK_SLOW] = 4,  [FAULT_DISK_FAIL] = 4, [FAULT_CLOCK] = 3,        [FAULT_WIPE] = 2,
+    [FAULT_CHANGE] = 14,    [FAULT_TRANSFER] = 6,  [FAULT_COMPACT] = 8,      [FAULT_BURST] = 4,
+    [FAULT_ATTACH] = 1,     [FAULT_VOID] = 2,      [FAULT_LATE_REQUEST] = 2, [FAULT_TORN] = 4,
+    [FAULT_CONNECTION] = 6, [FAULT_LATE_READ] = 4, [FAULT_LOST_READ] = 4,    [FAULT_DISK_STUCK] = 3,
+    [FAULT_ROT] = 6,
 };
 
 /* Where leases are at stake: what makes leaders change while the old one still believes in itself.
@@ -43,6 +48,8 @@ void faults_plan(struct cluster *cluster, uint64_t length_ns)
     unsigned total = 0, most = (unsigned)(length_ns / (gap_ns / 2)) + 1;
     for (unsigned i = 0; i < FAULT_COUNT; i++)
         total += weight[i];
+    unsigned jumps = cluster->jumpy ? total / 10 : 0; /* as many parts more */
+    total += jumps;
     cluster->faults = calloc(most, sizeof(struct fault));
     SL_ASSERT(cluster->faults != NULL);
     uint64_t at_ns = cluster->now_ns + 3 * SECOND;
@@ -51,7 +58,7 @@ void faults_plan(struct cluster *cluster, uint64_t length_ns)
         if (at_ns > cluster->now_ns + length_ns)
             break;
         unsigned draw = (unsigned)cluster_range(cluster, 0, total - 1), kind = 0;
-        while (draw >= weight[kind])
+        while (kind < FAULT_CLOCK_JUMP && draw >= weight[kind])
             draw -= weight[kind++];
         struct fault *fault = &cluster->faults[cluster->fault_count++];
         *fault = (struct fault){.kind = kind,
@@ -199,7 +206,8 @@ static bool may_wipe(struct cluster *cluster, const struct node *node)
             struct replica *other = replica_at(cluster, i, group);
             if (!other->exists)
                 continue;
-            if (!other->running || replica_status(other).role == SL_RAFT_STOPPED)
+            if (!other->running || replica_status(other).role == SL_RAFT_STOPPED ||
+                other->disk.promised != 0)
                 return false;
             const struct sl_raft_config *config = sl_raft_get_config(other->raft);
             unsigned voters = sl_raft_config_voter_count(config);
@@ -238,6 +246,37 @@ static void wipe(struct cluster *cluster, struct node *node)
     node_crash(cluster, node, false);
     node_start_later(cluster, node, 200 * MS);
     cluster->fault_hits[FAULT_WIPE]++;
+}
+
+/*
+ * An entry that was durable can not be read any more; a start finds it. One replica of a group at a
+ * time, as with a lost disk: of an entry that all have lost nobody can say what it was.
+ */
+static void rot(struct cluster *cluster, struct fault *fault, struct node *node)
+{
+    if (!may_wipe(cluster, node))
+        return;
+    node_crash(cluster, node, (fault->random >> 40 & 1) != 0);
+    for (unsigned group = 0; group < cluster->group_count; group++) {
+        struct replica *replica = &node->replicas[group];
+        if (replica->exists && replica_rot(cluster, replica, fault->random >> 8))
+            cluster->fault_hits[FAULT_ROT]++;
+    }
+    node_start_later(cluster, node, fault->length_ns / 4);
+}
+
+/* Far ahead, or a little back: what is less than it was before is taken for standing still. */
+static void jump(struct cluster *cluster, struct fault *fault, struct node *node)
+{
+    bool back =
+        (fault->random >> 8) % 3 == 0 && node->jumped_back_ns + 5 * SECOND < cluster->now_ns;
+    uint64_t ns = (fault->random >> 16) % ((back ? 3 : 20) * SECOND);
+    if (back && node_now(cluster, node) > ns + SECOND) {
+        node->jumped_back_ns = cluster->now_ns;
+        node_jump(cluster, node, -(int64_t)ns);
+    } else {
+        node_jump(cluster, node, (int64_t)ns);
+    }
 }
 
 /* ---- the others */
@@ -305,6 +344,17 @@ static void strike_links(struct cluster *cluster, struct fault *fault)
     unsigned a = (unsigned)(fault->random % cluster->node_count);
     unsigned b = (unsigned)(fault->random / 16 % cluster->node_count);
     switch (fault->kind) {
+    case FAULT_CONNECTION:
+        cluster_disconnect(cluster, a, b);
+        cluster->blocked_until[a][b] = cluster->blocked_until[b][a] =
+            cluster->now_ns + fault->length_ns / 20; /* until there is another one */
+        break;
+    case FAULT_LATE_READ:
+        cluster->late_read_until_ns = until_ns;
+        break;
+    case FAULT_LOST_READ:
+        cluster->lost_read_until_ns = until_ns;
+        break;
     case FAULT_PARTITION:
         partition(cluster, fault);
         break;
@@ -326,14 +376,34 @@ static void strike_links(struct cluster *cluster, struct fault *fault)
     }
 }
 
+static void compact_all(struct cluster *cluster, unsigned group)
+{
+    for (unsigned i = 0; i < cluster->node_count; i++)
+        replica_compact(cluster, &cluster->nodes[i].replicas[group]);
+}
+
+static bool somebody_copies(struct cluster *cluster)
+{
+    for (unsigned i = 0; i < cluster->node_count * cluster->group_count; i++) {
+        if (cluster->nodes[i / cluster->group_count]
+                .replicas[i % cluster->group_count]
+                .disk.copying)
+            return true;
+    }
+    return false;
+}
+
 void fault_strike(struct cluster *cluster, struct fault *fault)
 {
     struct node *node = &cluster->nodes[fault->random % cluster->node_count];
     unsigned group = (unsigned)(fault->random >> 32) % cluster->group_count;
     uint64_t until_ns = cluster->now_ns + fault->length_ns;
     trace_note(cluster, node->number, "fault: %s", fault_name(fault->kind));
-    if (fault->kind != FAULT_WIPE)
+    if (fault->kind != FAULT_WIPE && fault->kind != FAULT_ROT && fault->kind != FAULT_LATE_READ &&
+        fault->kind != FAULT_LOST_READ)
         cluster->fault_hits[fault->kind]++;
+    if (somebody_copies(cluster))
+        cluster->fault_hits_in_resync[fault->kind]++;
     switch (fault->kind) {
     case FAULT_CRASH:
     case FAULT_TORN:
@@ -349,6 +419,15 @@ void fault_strike(struct cluster *cluster, struct fault *fault)
     case FAULT_DISK_SLOW:
         node->disk_slow_until_ns = until_ns;
         node->disk_slow_ns = (fault->random >> 8) % SECOND;
+        break;
+    case FAULT_DISK_STUCK:
+        node->disk_stuck_until_ns = until_ns + fault->length_ns;
+        break;
+    case FAULT_ROT:
+        rot(cluster, fault, node);
+        break;
+    case FAULT_CLOCK_JUMP:
+        jump(cluster, fault, node);
         break;
     case FAULT_DISK_FAIL:
         node->fail_next_write = node->up;
@@ -366,8 +445,7 @@ void fault_strike(struct cluster *cluster, struct fault *fault)
         transfer(cluster, group, fault->random >> 8);
         break;
     case FAULT_COMPACT:
-        for (unsigned i = 0; i < cluster->node_count; i++)
-            replica_compact(cluster, &cluster->nodes[i].replicas[group]);
+        compact_all(cluster, group);
         break;
     case FAULT_BURST:
         burst(cluster, group, fault->random);
@@ -394,12 +472,13 @@ void faults_heal(struct cluster *cluster)
     cluster->healing = true;
     cluster->loss_until_ns = cluster->duplicate_until_ns = cluster->delay_until_ns = 0;
     cluster->void_until_ns = cluster->late_until_ns = 0;
+    cluster->late_read_until_ns = cluster->lost_read_until_ns = 0;
     memset(cluster->blocked, 0, sizeof(cluster->blocked));
     memset(cluster->blocked_until, 0, sizeof(cluster->blocked_until));
     for (unsigned i = 0; i < cluster->node_count; i++) {
         struct node *node = &cluster->nodes[i];
         node->paused_until_ns = 0;
-        node->disk_slow_until_ns = 0;
+        node->disk_slow_until_ns = node->disk_stuck_until_ns = 0;
         node->fail_next_write = false;
         if (!node->up)
             node_start(cluster, node);

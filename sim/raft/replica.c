@@ -96,6 +96,7 @@ static void submit(struct cluster *cluster, struct replica *replica, struct disk
         op.fails = true;
     }
     op.done_ns = sl_max(replica->disk_busy_ns, cluster->now_ns) + delay_ns + extra_ns;
+    op.done_ns = sl_max(op.done_ns, node->disk_stuck_until_ns);
     replica->disk_busy_ns = op.done_ns;
     op.next = NULL;
     *kept = op;
@@ -134,6 +135,9 @@ static void reach_medium(struct replica *replica, const struct disk_op *op)
     case OP_TRUNCATE:
         log_truncate(&disk->log, op->first);
         break;
+    case OP_MENDED:
+        disk->promised = disk->promised_term = 0;
+        break;
     case OP_COPYING:
         disk->copying = true;
         disk->copying_index = sl_max(disk->copying_index, op->first);
@@ -146,7 +150,11 @@ static void reach_medium(struct replica *replica, const struct disk_op *op)
         break;
     case OP_INSTALL: {
         const struct entry *at = log_at(&disk->log, op->snapshot->index);
-        bool keep = at != NULL && at->term == op->snapshot->term;
+        /* As the core decides (sl_raft_on_copied): the log goes on behind S if it has that entry,
+         * be it the last one that is gone. */
+        bool keep = at != NULL ? at->term == op->snapshot->term
+                               : disk->snapshot.index == op->snapshot->index &&
+                                     disk->snapshot.term == op->snapshot->term;
         disk->snapshot = *op->snapshot;
         disk->copying = false;
         disk->copying_index = 0;
@@ -210,6 +218,8 @@ static void apply(struct cluster *cluster, struct replica *replica, uint64_t com
         if (entry->config >= 0)
             replica->config = cluster->configs[entry->config];
         check_applied(cluster, replica, index, entry, verdict);
+        if (cluster->compact_every != 0 && index % cluster->compact_every == replica->serial % 7)
+            replica_compact(cluster, replica);
         for (unsigned i = 0; i < replica->waiter_count;) {
             struct waiter waiter = replica->waiters[i];
             if (waiter.index > index) {
@@ -331,6 +341,17 @@ static void do_resync(struct cluster *cluster, struct replica *replica,
     free(packet.snapshot);
 }
 
+/* What they wait for is gone from the log: their clients have to ask again. */
+static void drop_waiters(struct replica *replica, uint64_t first)
+{
+    for (unsigned i = 0; i < replica->waiter_count;) {
+        if (replica->waiters[i].index >= first)
+            replica->waiters[i] = replica->waiters[--replica->waiter_count];
+        else
+            i++;
+    }
+}
+
 static void perform(struct cluster *cluster, struct replica *replica,
                     const struct sl_raft_action *action)
 {
@@ -347,6 +368,7 @@ static void perform(struct cluster *cluster, struct replica *replica,
         trace_note(cluster, replica->node, "truncates from %lu", action->first.value);
         log_truncate(&replica->log, action->first.value);
         replica->config_stale = true;
+        drop_waiters(replica, action->first.value);
         submit(cluster, replica,
                (struct disk_op){.kind = OP_TRUNCATE, .first = action->first.value}, 0);
         break;
@@ -376,6 +398,10 @@ static void perform(struct cluster *cluster, struct replica *replica,
         break;
     case SL_RAFT_DO_CONFIG:
     case SL_RAFT_DO_GONE:
+        break;
+    case SL_RAFT_DO_MENDED:
+        trace_note(cluster, replica->node, "is mended");
+        submit(cluster, replica, (struct disk_op){.kind = OP_MENDED}, 0);
         break;
     case SL_RAFT_DO_GROW: {
         replica->terms *= 2;
@@ -429,7 +455,7 @@ static void install(struct cluster *cluster, struct replica *replica)
         return;
     }
     replica->installing = true;
-    uint64_t takes_ns = cluster_range(cluster, 10 * MS, 500 * MS); /* regions are copied */
+    uint64_t takes_ns = cluster_range(cluster, 10 * MS, cluster->copy_most_ns); /* regions */
     submit(cluster, replica, (struct disk_op){.kind = OP_INSTALL, .snapshot = offered}, takes_ns);
 }
 
@@ -437,7 +463,11 @@ static void resync_offered(struct cluster *cluster, struct replica *replica,
                            const struct packet *packet)
 {
     if (packet->replica != replica->id || replica->role == SL_RAFT_STOPPED || replica->installing ||
-        replica->offered != NULL || packet->snapshot->index <= replica->applied)
+        replica->offered != NULL || packet->snapshot->index < replica->applied)
+        return;
+    /* What is no newer is of use only to end a resync: nothing else ends it once the mark is there.
+     */
+    if (packet->snapshot->index == replica->applied && !replica->disk.copying)
         return;
     replica->offered = malloc(sizeof(struct snapshot));
     SL_ASSERT(replica->offered != NULL);
@@ -522,11 +552,12 @@ static void op_done(struct cluster *cluster, struct replica *replica, struct dis
     case OP_INSTALL:
         trace_note(cluster, replica->node, "has copied %lu", op->snapshot->index);
         replica->installing = false;
-        if (log_at(&replica->log, op->snapshot->index) != NULL &&
-            log_at(&replica->log, op->snapshot->index)->term == op->snapshot->term)
+        if (sl_raft_term_at(replica->raft, sl_index_of(op->snapshot->index)).value ==
+            op->snapshot->term)
             log_drop(&replica->log, op->snapshot->index);
         else
             log_clear(&replica->log, op->snapshot->index);
+        drop_waiters(replica, 0);
         load_snapshot(cluster, replica);
         replica->config_stale = true;
         event.kind = SL_RAFT_COPIED;
@@ -535,6 +566,7 @@ static void op_done(struct cluster *cluster, struct replica *replica, struct dis
         event.copied.config = &op->snapshot->config;
         break;
     case OP_TRUNCATE:
+    case OP_MENDED:
         return;
     }
     int result = replica_step(cluster, replica, &event);
@@ -546,6 +578,11 @@ void replica_disk_done(struct cluster *cluster, struct replica *replica)
 {
     while (replica->running && replica->queue != NULL && cluster->violation[0] == 0 &&
            replica->queue->done_ns <= cluster->now_ns) {
+        uint64_t stuck_ns = cluster->nodes[replica->node].disk_stuck_until_ns;
+        if (stuck_ns > cluster->now_ns) {
+            cluster_disk_event(cluster, replica, stuck_ns);
+            return;
+        }
         struct disk_op *op = replica->queue;
         replica->queue = op->next;
         if (replica->queue == NULL)
@@ -558,6 +595,29 @@ void replica_disk_done(struct cluster *cluster, struct replica *replica)
         op_done(cluster, replica, op);
         free_op(op);
     }
+}
+
+/* ---- damage */
+
+/*
+ * What a start finds: an entry that was acknowledged can not be read. The log ends before it from
+ * now on; what it was is remembered first, durably.
+ */
+bool replica_rot(struct cluster *cluster, struct replica *replica, uint64_t random)
+{
+    struct disk *disk = &replica->disk;
+    if (disk->log.count == 0 || disk->log.holed)
+        return false;
+    uint64_t index = disk->log.first + random % disk->log.count;
+    const struct entry *last = &disk->log.entries[disk->log.count - 1];
+    if (last->term > disk->promised_term ||
+        (last->term == disk->promised_term && log_last(&disk->log) > disk->promised)) {
+        disk->promised = log_last(&disk->log);
+        disk->promised_term = last->term;
+    }
+    trace_note(cluster, replica->node, "entry %lu of %lu is damaged", index, log_last(&disk->log));
+    log_truncate(&disk->log, index);
+    return true;
 }
 
 /* ---- life */
@@ -648,6 +708,8 @@ void replica_start(struct cluster *cluster, struct replica *replica)
         .span_count = span_count,
         .configs = configs,
         .config_count = config_count,
+        .promised = sl_index_of(disk->promised),
+        .promised_term = sl_term_of(disk->promised_term),
     };
     const char *why;
     if (sl_raft_init(replica->memory, terms, &setup, &replica->raft, &why) != 0) {
@@ -656,6 +718,8 @@ void replica_start(struct cluster *cluster, struct replica *replica)
     }
     free(spans);
     free(configs);
+    if (!replica_status(replica).mending)
+        disk->promised = disk->promised_term = 0;
     replica->running = true;
     replica->role = SL_RAFT_FOLLOWER;
     replica->leader = 0;

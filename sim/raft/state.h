@@ -10,6 +10,8 @@
 #include "raft/raft.h"
 #include "raft/rule.h"
 #include "raft/session.h"
+#include "sim/raft/fault.h"
+#include "sim/raft/history.h"
 
 enum {
     NODES_MAX = 6,
@@ -60,7 +62,15 @@ struct snapshot {
     uint64_t sessions[256]; /* as sl_session_save() writes them */
 };
 
-enum disk_op_kind { OP_SAVE, OP_WRITE, OP_TRUNCATE, OP_SNAPSHOT, OP_COPYING, OP_INSTALL };
+enum disk_op_kind {
+    OP_SAVE,
+    OP_WRITE,
+    OP_TRUNCATE,
+    OP_SNAPSHOT,
+    OP_COPYING,
+    OP_INSTALL,
+    OP_MENDED,
+};
 
 struct disk_op {
     enum disk_op_kind kind;
@@ -83,6 +93,7 @@ struct disk {
     uint64_t copying_index;
     struct snapshot snapshot; /* the log begins behind it */
     struct entry_log log;
+    uint64_t promised, promised_term; /* the mark of a damaged log: what its last entry was */
 };
 
 /* ---- replicas and nodes */
@@ -95,12 +106,15 @@ struct waiter {
 
 struct reader {
     uint64_t round, index;
-    int client;
+    int client; /* or PROBE_CLIENT */
     uint64_t attempt;
+    uint32_t key;
+    uint64_t floor;   /* the key's version when it was asked */
+    size_t operation; /* in the group's history */
     bool confirmed;
 };
 
-enum { WAITERS_MAX = 64 };
+enum { WAITERS_MAX = 64, PROBE_CLIENT = -1 };
 
 struct replica {
     bool exists; /* on this disk */
@@ -147,7 +161,8 @@ struct node {
     uint64_t clock_base_ns, world_base_ns;
     bool hold; /* its election timers do not fire (scenarios) */
     bool fail_next_write;
-    uint64_t disk_slow_until_ns, disk_slow_ns;
+    uint64_t disk_slow_until_ns, disk_slow_ns, disk_stuck_until_ns;
+    uint64_t jumped_back_ns; /* its clock did, at that time of the world */
     void *links_memory;
     struct sl_raft_links *links;
     struct replica replicas[GROUPS_MAX];
@@ -165,7 +180,9 @@ struct packet {
     struct sl_raft_beat beat;
     struct sl_raft_beat_answer answer;
     struct snapshot *snapshot;
-    uint64_t replica; /* RESYNC: for that one */
+    uint64_t replica;                /* RESYNC: for that one */
+    unsigned connection, generation; /* it was sent on that one, by that process */
+    bool fetched;                    /* its payload is being read from the sender's memory */
 };
 
 /* ---- clients */
@@ -181,7 +198,8 @@ struct client {
     uint64_t value;
     uint64_t floor; /* the key's version when the operation began */
     unsigned tries;
-    unsigned target; /* node that it asks */
+    unsigned target;  /* node that it asks */
+    size_t operation; /* in the group's history */
 };
 
 /* ---- what the checkers know of a group */
@@ -209,39 +227,9 @@ struct group {
     uint64_t values, values_capacity;
     uint64_t epoch;
     uint64_t writes, reads, voids, fenced;
+    struct history history;      /* as clients saw it */
     bool lost_voter;             /* a voter's disk was wiped and is still in the configuration */
     uint64_t lost_id, lost_last; /* what was durable on it when it was */
-};
-
-enum fault_kind {
-    FAULT_CRASH,
-    FAULT_POWER,
-    FAULT_PAUSE,
-    FAULT_PARTITION,
-    FAULT_ONE_WAY,
-    FAULT_LOSS,
-    FAULT_DUPLICATE,
-    FAULT_DELAY,
-    FAULT_DISK_SLOW,
-    FAULT_DISK_FAIL,
-    FAULT_CLOCK,
-    FAULT_WIPE,
-    FAULT_CHANGE,
-    FAULT_TRANSFER,
-    FAULT_COMPACT,
-    FAULT_BURST,
-    FAULT_ATTACH,
-    FAULT_VOID,
-    FAULT_LATE_REQUEST,
-    FAULT_TORN,
-    FAULT_COUNT,
-};
-
-struct fault {
-    enum fault_kind kind;
-    uint64_t at_ns, length_ns;
-    uint64_t random; /* who, and how much */
-    bool skip;
 };
 
 struct event;
@@ -254,7 +242,9 @@ struct cluster {
     struct node nodes[NODES_MAX];
     struct group groups[GROUPS_MAX];
     struct sl_raft_tuning tuning;
-    unsigned terms; /* room for terms in a group */
+    unsigned terms;         /* room for terms in a group */
+    uint64_t copy_most_ns;  /* that a resync takes */
+    uint64_t compact_every; /* entries, by itself; 0 = only when told to */
     struct sl_raft_output output;
     struct sl_raft_config *configs;
     unsigned config_count, config_capacity;
@@ -272,19 +262,24 @@ struct cluster {
     uint64_t arrives_ns[NODES_MAX][NODES_MAX];
     bool blocked[NODES_MAX][NODES_MAX];
     uint64_t blocked_until[NODES_MAX][NODES_MAX];
+    unsigned connections[NODES_MAX][NODES_MAX]; /* how many there were, by lower and higher node */
     uint64_t loss_until_ns, duplicate_until_ns, delay_until_ns;
     unsigned loss_percent, duplicate_percent;
     uint64_t delay_ns;
     uint64_t void_until_ns, late_until_ns;
+    uint64_t late_read_until_ns, lost_read_until_ns;
     bool (*filter)(struct cluster *cluster, const struct packet *packet); /* true: lost */
     void *filter_context;
     bool healing;      /* no more faults of chance */
     bool links_shared; /* nodes share heartbeats */
     bool quiet_clients;
+    bool by_history; /* versions are not looked at: the history alone has to show it */
+    bool jumpy;      /* clocks jump; the core knows that it can not trust them */
     bool eager; /* clients never rest, clocks are at their bounds, faults are about leadership */
     struct fault *faults;
     unsigned fault_count;
     uint64_t fault_hits[FAULT_COUNT];
+    uint64_t fault_hits_in_resync[FAULT_COUNT]; /* while somebody was copying */
     uint64_t events, steps;
     bool trace;
     FILE *trace_file;

@@ -160,6 +160,7 @@ int sl_raft_on_copied(struct sl_raft *raft, const struct sl_raft_event *event)
     raft->copying_index = sl_index_of(0);
     raft->commit = index;
     raft->verified = sl_index_most(sl_index_least(raft->verified, raft->log.last), index);
+    sl_raft_check_mended(raft);
     sl_raft_restart_timer(raft);
     sl_raft_acknowledge(raft);
     return 0;

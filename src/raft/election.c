@@ -25,12 +25,15 @@ uint64_t sl_raft_election_ns(const struct sl_raft *raft)
 }
 
 /*
- * A replica whose data is half overwritten must not lead. One that the newest configuration leaves
+ * A replica whose data is half overwritten must not lead, nor one that lacks what it has once
+ * acknowledged. One that the newest configuration leaves
  * out still campaigns until that is committed: it may be the only one that has it (thesis 4.2.2).
  */
 bool sl_raft_may_campaign(const struct sl_raft *raft)
 {
     if (raft->copying && SL_RAFT_RULE(COPYING_SILENT))
+        return false;
+    if (raft->promised.value != 0 && SL_RAFT_RULE(PROMISE_KEPT))
         return false;
     if (sl_raft_config_is_voter(&raft->configs[0], raft->self.id))
         return true;
@@ -151,12 +154,22 @@ bool sl_raft_refuses(struct sl_raft *raft, const struct sl_raft_message *m)
     return false;
 }
 
-/* §5.4.1: the later last term, or the same and at least as many entries. */
+/*
+ * §5.4.1: the later last term, or the same and at least as many entries. A log that damage has cut
+ * short still counts as what it was: others may have committed what this replica acknowledged.
+ */
 static bool is_up_to_date(const struct sl_raft *raft, const struct sl_raft_message *m)
 {
     struct sl_term ours = sl_raft_log_last_term(&raft->log);
     if (!SL_RAFT_RULE(UP_TO_DATE))
         return true;
+    if (raft->promised.value != 0 && SL_RAFT_RULE(PROMISE_KEPT) &&
+        (m->index_term.value < raft->promised_term.value ||
+         (sl_term_equal(m->index_term, raft->promised_term) &&
+          m->index.value < raft->promised.value))) {
+        SL_RAFT_COVER(MENDING_REFUSED);
+        return false;
+    }
     return m->index_term.value > ours.value ||
            (sl_term_equal(m->index_term, ours) && m->index.value >= raft->log.last.value);
 }

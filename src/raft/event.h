@@ -24,6 +24,7 @@ enum sl_raft_message_flag {
     SL_RAFT_FLAG_REJECTED =
         8, /* APPEND_ANSWER: the entry before did not match, or the term is old */
     SL_RAFT_FLAG_COPYING = 16, /* APPEND_ANSWER: in the middle of a resync, takes no entries */
+    SL_RAFT_FLAG_MENDING = 32, /* REJECTED: what it acknowledged from `hint` on is damaged there */
 };
 
 /* One message; what a field means depends on the kind. Entries of one APPEND are of one term. */
@@ -56,7 +57,8 @@ enum sl_raft_event_kind {
     SL_RAFT_FAILED = 9,     /* a SAVE or a WRITE failed */
     SL_RAFT_COMPACTED = 10, /* the log up to an applied index is gone */
     SL_RAFT_COPYING = 11,   /* a resync is about to overwrite data here; the mark is durable. Once
-                               more for each source that it is taken up from */
+                               more for each source that it is taken up from. Only COPIED ends it:
+                               a state as old as this replica's own has to do, too */
     SL_RAFT_COPIED = 12,    /* the resync is complete and durable */
 };
 
@@ -127,6 +129,7 @@ enum sl_raft_action_kind {
     SL_RAFT_DO_GONE = 10,     /* replica `peer` does not exist any more: replace it */
     SL_RAFT_DO_GROW = 11,     /* its log has more uncommitted terms than fit: sl_raft_grow() */
     SL_RAFT_DO_COMPLAIN = 12, /* a peer broke the protocol; `text` says how. Log it */
+    SL_RAFT_DO_MENDED = 13,   /* the log is whole again: the durable `promised` may be cleared */
 };
 
 struct sl_raft_action {

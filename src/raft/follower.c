@@ -15,7 +15,20 @@ static void answer_append(struct sl_raft *raft, struct sl_raft_message *answer)
     answer->sent_ns = raft->echo_sent_ns;
     if (raft->copying)
         answer->flags |= SL_RAFT_FLAG_COPYING;
+    if (raft->promised.value != 0)
+        answer->flags |= SL_RAFT_FLAG_MENDING;
     sl_raft_send(raft, raft->leader.id, raft->leader.node, answer);
+}
+
+/* Whether what damage has taken is here again, or a later leader's log instead. */
+void sl_raft_check_mended(struct sl_raft *raft)
+{
+    if (raft->promised.value == 0 ||
+        !sl_raft_reaches(&raft->log, raft->log.durable, raft->promised_term, raft->promised))
+        return;
+    SL_RAFT_COVER(MENDED);
+    raft->promised = sl_index_of(0);
+    sl_raft_emit(raft, SL_RAFT_DO_MENDED);
 }
 
 /* Tells the leader what is durable here; its newest round and send time go back with it. */

@@ -211,10 +211,22 @@ void sl_raft_config_changed(struct sl_raft *raft)
 
 /* ---- answers */
 
-/* §5.3: the follower's hint, or our own last entry of its term if that is further back. */
+/*
+ * §5.3: the follower's hint, or our own last entry of its term if that is further back. A follower
+ * that is mending takes back what it acknowledged; what was committed by it stays committed.
+ */
 static void on_rejected(struct sl_raft *raft, unsigned slot, const struct sl_raft_message *m)
 {
     struct progress *p = &raft->progress[slot];
+    if ((m->flags & SL_RAFT_FLAG_MENDING) != 0 && m->hint.value <= p->match.value &&
+        m->hint.value > 0 && SL_RAFT_RULE(MATCH_TAKEN_BACK)) {
+        SL_RAFT_COVER(MENDING_HEARD);
+        p->match = sl_index_of(m->hint.value - 1);
+        p->next = m->hint;
+        p->state = p->state == RESYNC ? RESYNC : PROBE;
+        p->paused = false;
+        return;
+    }
     bool stale = p->state == REPLICATE ? m->index.value <= p->match.value
                                        : m->index.value != p->next.value - 1;
     if (stale || p->state == RESYNC || m->index.value > raft->log.last.value) {
@@ -460,7 +472,7 @@ int sl_raft_on_propose(struct sl_raft *raft, uint32_t count, uint64_t bytes)
 /*
  * Thesis 6.4.1. A follower that received a message refuses votes for a time-out of its clock; ours
  * began when we sent it. If its clock is fast by the bound and ours slow, ours has then counted
- * (1 - drift) / (1 + drift) of that.
+ * (1 - drift) / (1 + drift) of that. Of clocks that may do anything nothing is left of it.
  */
 bool sl_raft_has_lease(const struct sl_raft *raft, uint64_t now_ns)
 {
@@ -473,7 +485,7 @@ bool sl_raft_has_lease(const struct sl_raft *raft, uint64_t now_ns)
         lease_ns =
             lease_ns * (1000000 - raft->tuning->drift_ppm) / (1000000 + raft->tuning->drift_ppm);
     uint64_t acked = quorum(raft, acked_of);
-    return acked != 0 && now_ns < acked + lease_ns;
+    return acked != 0 && lease_ns != 0 && now_ns < acked + lease_ns;
 }
 
 /* Thesis 6.4: note the commit index, make sure that we still lead, wait until it is applied. */

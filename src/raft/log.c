@@ -165,6 +165,13 @@ uint64_t sl_raft_log_bytes(const struct log *log, struct sl_index first, struct 
     return bytes;
 }
 
+bool sl_raft_reaches(const struct log *log, struct sl_index end, struct sl_term term,
+                     struct sl_index index)
+{
+    struct sl_term ours = sl_raft_log_term(log, end);
+    return ours.value > term.value || (sl_term_equal(ours, term) && end.value >= index.value);
+}
+
 void sl_raft_log_written(struct log *log, uint64_t ticket, struct sl_index last)
 {
     if (ticket < log->ticket_fresh) {

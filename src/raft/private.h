@@ -99,6 +99,8 @@ struct sl_raft {
     struct log log;
     struct sl_index commit;
     struct sl_index copying_index; /* of the state that is being copied: committed, too */
+    struct sl_index promised;      /* the log's end before damage cut it short; 0 = it is whole */
+    struct sl_term promised_term;
     /* [0] in force, [1] the one before, for when [0] is truncated. All others are committed. */
     struct sl_raft_config configs[2];
 
@@ -144,6 +146,9 @@ void sl_raft_log_compact(struct log *log, struct sl_index boundary);
 void sl_raft_log_reset(struct log *log, struct sl_index boundary, struct sl_term term);
 /* Bytes of entries [first, last], estimated by the mean of their buckets. */
 uint64_t sl_raft_log_bytes(const struct log *log, struct sl_index first, struct sl_index last);
+/* Whether a log that ends with `end` is as complete as one that ends with (term, index): §5.4.1. */
+bool sl_raft_reaches(const struct log *log, struct sl_index end, struct sl_term term,
+                     struct sl_index index);
 /* A WRITE is durable; moves `durable`. */
 void sl_raft_log_written(struct log *log, uint64_t ticket, struct sl_index last);
 
@@ -182,6 +187,7 @@ void sl_raft_on_vote_answer(struct sl_raft *raft, const struct sl_raft_message *
 void sl_raft_on_saved(struct sl_raft *raft, uint64_t ticket);
 
 /* follower.c */
+void sl_raft_check_mended(struct sl_raft *raft);
 void sl_raft_on_append(struct sl_raft *raft, const struct sl_raft_event *event);
 void sl_raft_acknowledge(struct sl_raft *raft);
 void sl_raft_reject(struct sl_raft *raft, struct sl_index previous);

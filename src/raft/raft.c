@@ -166,16 +166,16 @@ static const char *check_setup(const struct sl_raft_setup *setup)
         return "the replica has no id";
     if (tuning->election_ns == 0 || tuning->election_ns > 1000 * SL_NS_PER_S ||
         tuning->heartbeat_ns == 0 || tuning->heartbeat_ns > tuning->election_ns / 3 ||
-        tuning->drift_ppm >= 1000000)
-        return "an election time-out is at most 1,000 s, heartbeats a third of it, drift below 100 "
-               "%";
+        tuning->drift_ppm > 1000000)
+        return "an election time-out is at most 1,000 s, heartbeats a third of it, drift 100 % at "
+               "most";
     if (tuning->append_entries == 0 || tuning->window_entries == 0 ||
         tuning->uncommitted_entries == 0)
         return "a limit is 0";
     struct sl_term term = setup->boundary_term;
     struct sl_index last = setup->boundary;
     if (setup->boundary.value > SL_POSITION_MAX || setup->term.value > SL_POSITION_MAX ||
-        setup->copying.value > SL_POSITION_MAX)
+        setup->copying.value > SL_POSITION_MAX || setup->promised.value > SL_POSITION_MAX)
         return "a position that no log reaches";
     for (unsigned i = 0; i < setup->span_count; i++) {
         if (setup->spans[i].count == 0 || setup->spans[i].count > SL_POSITION_MAX)
@@ -185,7 +185,7 @@ static const char *check_setup(const struct sl_raft_setup *setup)
         term = setup->spans[i].term;
         last.value += setup->spans[i].count;
     }
-    if (term.value > setup->term.value)
+    if (term.value > setup->term.value || setup->promised_term.value > setup->term.value)
         return "the log is of a later term than the one saved";
     if (last.value > SL_POSITION_MAX)
         return "a position that no log reaches";
@@ -248,6 +248,10 @@ int sl_raft_init(void *memory, unsigned terms, const struct sl_raft_setup *setup
     if (SL_RAFT_RULE(QUIET_AFTER_RESTART))
         raft->quiet_ns = setup->now_ns + setup->tuning->election_ns;
     load_log(raft, setup);
+    if (!sl_raft_reaches(&raft->log, raft->log.last, setup->promised_term, setup->promised)) {
+        raft->promised = setup->promised;
+        raft->promised_term = setup->promised_term;
+    }
     sl_raft_restart_timer(raft);
     *raft_out = raft;
     return 0;
@@ -387,6 +391,7 @@ static void on_message(struct sl_raft *raft, const struct sl_raft_event *event)
 static void on_written(struct sl_raft *raft, const struct sl_raft_event *event)
 {
     sl_raft_log_written(&raft->log, event->done.ticket, event->done.last);
+    sl_raft_check_mended(raft);
     if (raft->role == SL_RAFT_LEADER) {
         SL_RAFT_COVER(WRITTEN_LEADER);
         sl_raft_advance_commit(raft);
@@ -492,6 +497,7 @@ void sl_raft_get_status(const struct sl_raft *raft, struct sl_raft_status *statu
         .durable = raft->log.durable,
         .commit = raft->commit,
         .copying = raft->copying,
+        .mending = raft->promised.value != 0,
         .serving = raft->role == SL_RAFT_LEADER && raft->commit.value >= raft->noop.value,
     };
 }

@@ -27,7 +27,8 @@ struct sl_raft;
 struct sl_raft_tuning {
     uint64_t election_ns;  /* T, up to 1,000 s: a follower campaigns after T to 2 T of silence */
     uint64_t heartbeat_ns; /* at most T / 3 */
-    uint32_t drift_ppm;    /* clocks of two nodes run apart by at most that; below 1,000,000 */
+    uint32_t drift_ppm;    /* clocks run at a rate wrong by at most that; 1,000,000: they may do
+                              anything, and no read is served by lease */
     uint32_t append_entries;
     uint64_t append_bytes; /* of one message's payload; what sends may split it once more */
     uint32_t window_entries;
@@ -63,6 +64,11 @@ struct sl_raft_setup {
     unsigned span_count;
     const struct sl_raft_config *configs; /* those in that log, oldest first */
     unsigned config_count;
+    /* Set if damage was found among the entries: the log described above ends before it, and this
+     * is the last entry that there was. The driver keeps it durable from before the log is cut
+     * until DO_MENDED. Index 0, or an entry that the log has come to again: nothing is missing. */
+    struct sl_index promised;
+    struct sl_term promised_term;
 };
 
 /* Terms in the log that a group tells apart, unless more are asked for: 16 bytes each. One more
@@ -107,6 +113,7 @@ struct sl_raft_status {
     struct sl_raft_replica leader; /* id 0: not known */
     struct sl_index boundary, last, durable, commit;
     bool copying;
+    bool mending; /* entries that it acknowledged are still missing: setup.promised */
     bool serving; /* a leader with an entry of its term committed */
 };
 void sl_raft_get_status(const struct sl_raft *raft, struct sl_raft_status *status);

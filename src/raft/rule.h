@@ -21,6 +21,8 @@
     X(COMMIT_UNDER_LOAD, "each acknowledgement may advance the commit index")                      \
     X(COPYING_SILENT, "a replica in a resync does not campaign")                                   \
     X(COPYING_REMEMBERS, "a replica in a resync keeps its last index and term for votes")          \
+    X(PROMISE_KEPT, "a replica with a damaged log votes by what it had, and does not campaign")    \
+    X(MATCH_TAKEN_BACK, "a leader sends again what was acknowledged and is damaged there")         \
     X(CONFIG_ROLLBACK, "a truncated configuration gives way to the one before (thesis 4.1)")       \
     X(ONE_CHANGE, "one configuration change at a time (thesis 4.1)")                               \
     X(NOOP_BEFORE_CHANGE, "no change before an entry of the term is committed")                    \
@@ -129,6 +131,9 @@
     X(COPY_TERM_HIGHER)                                                                            \
     X(COPIED_KEEPS_TAIL)                                                                           \
     X(COPIED_DROPS_LOG)                                                                            \
+    X(MENDING_REFUSED)                                                                             \
+    X(MENDING_HEARD)                                                                               \
+    X(MENDED)                                                                                      \
     X(COVERED)                                                                                     \
     X(COVER_JOINED)                                                                                \
     X(COVER_LEFT)                                                                                  \

@@ -200,6 +200,7 @@ static int perform_co(struct sl_replica *replica, struct sl_replica_step *step,
         sl_replica_resync(replica, action->peer);
         return 0;
     case SL_RAFT_DO_CONFIG:
+    case SL_RAFT_DO_MENDED: /* comes only to those that were started with a promise */
         return 0;
     case SL_RAFT_DO_GONE:
         sl_log_warn(

@@ -20,6 +20,8 @@ struct sl_raft_links *links;
 void *links_memory;
 static void *memory;
 uint64_t now_ns;
+struct sl_index promised;
+struct sl_term promised_term;
 static uint64_t save_ticket, write_ticket;
 static struct sl_index written;
 
@@ -43,6 +45,8 @@ int setup(void **state)
     links_memory = malloc(sl_raft_links_bytes(4));
     assert_true(memory != NULL && links_memory != NULL);
     links = NULL;
+    promised = sl_index_of(0);
+    promised_term = sl_term_of(0);
     now_ns = START;
     save_ticket = write_ticket = 0;
     return 0;
@@ -67,7 +71,9 @@ void make(uint64_t term, const struct sl_raft_span *spans, unsigned span_count)
                               .term = {term},
                               .config = &config,
                               .spans = spans,
-                              .span_count = span_count};
+                              .span_count = span_count,
+                              .promised = promised,
+                              .promised_term = promised_term};
     const char *why;
     assert_int_equal(sl_raft_init(memory, ROOM, &s, &raft, &why), 0);
 }

@@ -613,6 +613,58 @@ static void a_leader_under_the_shared_heartbeat(void **state)
     assert_true(link->lead_sum[0] == 0 && link->lead_sum[1] == 0);
 }
 
+static void what_a_follower_takes_back(void **state)
+{
+    make(0, NULL, 0);
+    lead(1);
+    propose(5, 500);
+    wrote();
+    hear(2, accept(6));
+    hear(3, accept(6));
+    assert_true(raft->commit.value == 6 && raft->progress[1].match.value == 6);
+    struct sl_raft_message mending = {.kind = SL_RAFT_APPEND_ANSWER,
+                                      .flags = SL_RAFT_FLAG_REJECTED | SL_RAFT_FLAG_MENDING,
+                                      .index = {6},
+                                      .sent_ns = now_ns};
+    struct sl_raft_message late = mending;
+    mending.hint = sl_index_of(7); /* nothing of what counts */
+    hear(2, mending);
+    assert_int_equal(raft->progress[1].match.value, 6);
+    mending.hint = sl_index_of(0); /* from nowhere */
+    hear(2, mending);
+    assert_int_equal(raft->progress[1].match.value, 6);
+    late.flags = SL_RAFT_FLAG_REJECTED, late.hint = sl_index_of(4); /* and it does not say so */
+    hear(2, late);
+    assert_int_equal(raft->progress[1].match.value, 6);
+    mending.hint = sl_index_of(4);
+    hear(2, mending);
+    assert_true(raft->progress[1].match.value == 3 && raft->progress[1].state == PROBE);
+    assert_true(sent()->to.id == 2 && sent()->index.value == 3 && sent()->count == 3);
+    assert_int_equal(raft->commit.value, 6); /* stays committed */
+    hear(2, accept(6));
+    assert_true(raft->progress[1].match.value == 6 && raft->progress[1].state == REPLICATE);
+    mending.hint = sl_index_of(6); /* the newest alone */
+    hear(2, mending);
+    assert_true(sent()->index.value == 5 && sent()->count == 1);
+    raft->progress[1].state = RESYNC;
+    mending.hint = sl_index_of(5);
+    hear(2, mending);
+    assert_true(raft->progress[1].state == RESYNC && raft->progress[1].match.value == 4);
+}
+
+static void no_lease_by_clocks_that_may_do_anything(void **state)
+{
+    tuning.drift_ppm = 1000000;
+    make(0, NULL, 0);
+    lead(1);
+    hear(2, accept(1));
+    hear(3, accept(1));
+    assert_false(sl_raft_has_lease(raft, now_ns));
+    assert_false(sl_raft_has_lease(raft, now_ns - 1));
+    assert_int_equal(feed((struct sl_raft_event){.kind = SL_RAFT_READ}), 0);
+    assert_int_not_equal(output.round, 0);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -634,6 +686,8 @@ int main(void)
         CASE(a_follower_that_needs_a_resync),
         CASE(a_copying_replica),
         CASE(a_leader_learns_what_is_committed),
+        CASE(what_a_follower_takes_back),
+        CASE(no_lease_by_clocks_that_may_do_anything),
         CASE(a_follower_under_the_shared_heartbeat),
         CASE(a_sum_names_group_term_and_replicas),
         CASE(a_leader_under_the_shared_heartbeat),

@@ -300,7 +300,7 @@ static void contradictory_setups_are_refused(void **unused)
     struct sl_raft_tuning beats = tuning, drift = tuning, none = tuning, slow = tuning;
     slow.election_ns = 1001 * SL_NS_PER_S;
     beats.heartbeat_ns = tuning.election_ns / 2;
-    drift.drift_ppm = 1000000;
+    drift.drift_ppm = 1000001;
     none.window_entries = 0;
     struct sl_raft_span falls[2] = {{4, {3}, 0}, {4, {2}, 0}}, empty[1] = {{0, {3}, 0}};
     struct sl_raft_span huge[1] = {{UINT64_MAX, {3}, 0}};
@@ -351,7 +351,7 @@ static struct sl_raft_message odd_message(const struct sl_raft *raft)
 {
     return (struct sl_raft_message){
         .kind = (uint32_t)draw(8),
-        .flags = (uint32_t)draw(32),
+        .flags = (uint32_t)draw(64),
         .from = {draw(5), (uint32_t)draw(5)},
         .to = {1 + (draw(10) == 0), 1},
         .term = {draw(3) == 0 ? odd_number() : raft->term.value + draw(2)},
@@ -400,7 +400,8 @@ static void messages_that_no_replica_sends(void **unused)
                                       .links = links,
                                       .config = &config,
                                       .now_ns = 1,
-                                      .copying = {draw(9) == 0}};
+                                      .copying = {draw(9) == 0},
+                                      .promised = {draw(5) == 0 ? draw(9) : 0}};
         struct sl_raft *raft;
         const char *why;
         assert_int_equal(sl_raft_init(memory, 8, &setup, &raft, &why), 0);

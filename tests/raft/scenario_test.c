@@ -100,6 +100,7 @@ static struct client put(struct cluster *c, unsigned node, int number, uint32_t 
     client->value = group->values++;
     client->epoch = group->epoch;
     client->floor = group->floor[key];
+    client->operation = history_begin(&group->history, HISTORY_WRITE, key, client->value);
     struct client copy = *client;
     client_request(c, 0, number, &copy);
     return copy;
@@ -119,6 +120,7 @@ static void get(struct cluster *c, unsigned node, uint32_t key)
     client->attempt++;
     client->key = key;
     client->floor = c->groups[0].floor[key];
+    client->operation = history_begin(&c->groups[0].history, HISTORY_READ, key, 0);
     struct client copy = *client;
     client_request(c, 0, 2, &copy);
     cluster_run(c, 30 * MS);
@@ -402,6 +404,48 @@ static void copying_replica_forgets_what_it_acknowledged(struct cluster *c)
     cluster_isolate(c, 1, false);
     cluster_run(c, 2 * SECOND);
     lead(c, 1);
+}
+
+/* ---- damage: an entry that was acknowledged can not be read any more */
+
+/* Node 1 starts again, and finds that its newest entry, which made a majority, is damaged. */
+static void start_with_damage(struct cluster *c)
+{
+    cluster_isolate(c, 2, true);
+    put(c, 0, 0, 1);
+    cluster_run(c, 100 * MS);
+    assert_true(is_done(c, 0)); /* by 0 and 1 */
+    crash(c, 1);
+    assert_true(replica_rot(c, at(c, 1), at(c, 1)->disk.log.count - 1));
+    start(c, 1);
+}
+
+static void damaged_replica_votes(struct cluster *c)
+{
+    start_with_damage(c);
+    crash(c, 0);
+    cluster_isolate(c, 2, false);
+    cluster_run(c, 2 * SECOND);
+    lead(c, 2);
+}
+
+static void damaged_replica_leads(struct cluster *c)
+{
+    start_with_damage(c);
+    crash(c, 0);
+    cluster_isolate(c, 2, false);
+    cluster_run(c, 2 * SECOND);
+    lead(c, 1);
+}
+
+/* Its leader goes on, and thinks that it has what it acknowledged. */
+static void damaged_replica_is_mended(struct cluster *c)
+{
+    start_with_damage(c);
+    put(c, 0, 1, 1);
+    cluster_run(c, 2 * SECOND);
+    if (!is_done(c, 1) || replica_status(at(c, 1)).mending)
+        violation(c, "a replica that lacks an entry never gets it, and nothing is committed");
 }
 
 /* ---- membership: three voters, 3 and 4 are learners */
@@ -689,6 +733,9 @@ static const struct scenario scenarios[] = {
     {"candidate in a resync", SL_RAFT_RULE_COPYING_SILENT, candidate_in_a_resync},
     {"copying replica forgets", SL_RAFT_RULE_COPYING_REMEMBERS,
      copying_replica_forgets_what_it_acknowledged},
+    {"damaged replica votes", SL_RAFT_RULE_PROMISE_KEPT, damaged_replica_votes},
+    {"damaged replica leads", SL_RAFT_RULE_PROMISE_KEPT, damaged_replica_leads},
+    {"damaged replica is mended", SL_RAFT_RULE_MATCH_TAKEN_BACK, damaged_replica_is_mended},
     {"rollback after compaction", SL_RAFT_RULE_CONFIG_ROLLBACK, rollback_after_compaction, 4, 3},
     {"two changes at once", SL_RAFT_RULE_ONE_CHANGE, two_changes_at_once, 5, 3},
     {"change before no-op", SL_RAFT_RULE_NOOP_BEFORE_CHANGE, change_before_noop, 5, 4},

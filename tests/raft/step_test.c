@@ -389,6 +389,70 @@ static void committed_terms_make_room(void **state)
     assert_int_equal(raft->log.boundary.value, 2);
 }
 
+/* Replica 1 had entries up to 9 of term 3; what is left of them ends at 5, of term 2. */
+static void a_damaged_replica(void **state)
+{
+    struct sl_raft_span span = {5, {2}, 0};
+    promised = sl_index_of(9);
+    promised_term = sl_term_of(3);
+    make(4, &span, 1);
+    struct sl_raft_status status;
+    sl_raft_get_status(raft, &status);
+    assert_true(status.mending && sl_raft_deadline(raft) == UINT64_MAX); /* it does not campaign */
+    now_ns += 10 * T;
+    const struct {
+        uint64_t index, term;
+        bool enough;
+    } logs[] = {{100, 2, false}, {8, 3, false}, {9, 3, true}, {1, 4, true}};
+    for (unsigned i = 0; i < SL_COUNT_OF(logs); i++) {
+        hear(2, (struct sl_raft_message){.kind = SL_RAFT_VOTE,
+                                         .flags = SL_RAFT_FLAG_PRE,
+                                         .term = {5},
+                                         .index = {logs[i].index},
+                                         .index_term = {logs[i].term}});
+        if (((sent()->flags & SL_RAFT_FLAG_GRANTED) != 0) != logs[i].enough)
+            fail_msg("vote %u", i);
+    }
+    hear(2, append(4, 9, 3, 0, 0));
+    assert_true(sent()->flags == (SL_RAFT_FLAG_REJECTED | SL_RAFT_FLAG_MENDING));
+    assert_true(sent()->index.value == 9 && sent()->hint.value == 6);
+    hear(2, append(4, 5, 2, 3, 3));
+    wrote();
+    assert_true(count(SL_RAFT_DO_MENDED) == 0 && sent()->index.value == 8);
+    hear(2, (struct sl_raft_message){
+                .kind = SL_RAFT_TIMEOUT_NOW, .term = {4}, .index = {8}, .index_term = {3}});
+    assert_int_equal(raft->role, SL_RAFT_FOLLOWER);
+    hear(2, append(4, 8, 3, 1, 3));
+    assert_int_equal(count(SL_RAFT_DO_MENDED), 0); /* not durable yet */
+    wrote();
+    assert_true(count(SL_RAFT_DO_MENDED) == 1 && sent()->flags == 0);
+    assert_true(sl_raft_deadline(raft) != UINT64_MAX);
+    wrote();
+    assert_int_equal(count(SL_RAFT_DO_MENDED), 0);
+}
+
+/* A later leader's log is another one: what was lost in it was never committed. */
+static void a_later_log_mends(void **state)
+{
+    struct sl_raft_span span = {5, {2}, 0};
+    promised = sl_index_of(9);
+    promised_term = sl_term_of(3);
+    make(4, &span, 1);
+    hear(2, append(4, 5, 2, 1, 4));
+    wrote();
+    assert_int_equal(count(SL_RAFT_DO_MENDED), 1);
+    promised = sl_index_of(6); /* a state that holds all of it does, too */
+    make(4, &span, 1);
+    feed((struct sl_raft_event){.kind = SL_RAFT_COPYING, .copying = {{4}, {6}}});
+    feed((struct sl_raft_event){.kind = SL_RAFT_COPIED, .copied = {{6}, {3}, &config}});
+    assert_int_equal(count(SL_RAFT_DO_MENDED), 1);
+    /* The mark was left by a crash: the log has all of it. */
+    promised = sl_index_of(5);
+    promised_term = sl_term_of(2);
+    make(4, &span, 1);
+    assert_true(raft->promised.value == 0 && sl_raft_deadline(raft) != UINT64_MAX);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -407,6 +471,8 @@ int main(void)
         CASE(configurations_come_and_go),
         CASE(room_is_asked_for),
         CASE(committed_terms_make_room),
+        CASE(a_damaged_replica),
+        CASE(a_later_log_mends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
