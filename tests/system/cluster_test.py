@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Goal: three targets and a gateway keep a volume whatever happens to one of them: no wrong block, no acknowledged write
+lost, no error at the client.
+
+Method: real processes over tcp. A journal client, which knows beyond anybody's death what was acknowledged, and the
+initiator's validity test load a volume, while nodes are killed, stopped, started again, and replaced. The client must go on while
+a majority is there, and every block is checked at the end.
+
+    cluster_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [NAME]"""
+import sys
+import time
+
+from cluster_world import Cluster, errors_of
+from harness import MIB, SLOW, Journal, World, expect, main
+
+HANG = 40 * SLOW  # nobody waits longer than an I/O may take, and some
+LENGTH = 32 * MIB
+
+
+def begin(programs, world, **more):
+    cluster = Cluster(world, programs[3], **more).create()
+    cluster.start_gateway()
+    return cluster
+
+
+def load(programs, world):
+    return Journal(world, programs[4], 1, "load", 0, LENGTH).loading()
+
+
+def verify(programs, world):
+    Journal(world, programs[4], 1, "verify", 0, LENGTH).finish()
+
+
+def validity(world, **more):
+    return world.initiator("--execution-strategy", "read_write_data_validity_test", "--offset", LENGTH, "--length", "24M",
+                           "--io-size", "64K", "--transaction-count", 8, "--control-timeout", "60s")
+
+
+def finish(world, initiator):
+    output = world.finish(initiator, 0, timeout=180)
+    expect("data is valid" in output, output)
+
+
+def test_create(programs):
+    """Nothing is made without being asked; being asked twice does no harm."""
+    with World(programs[:3]) as world:
+        cluster = Cluster(world, programs[3])
+        text = cluster.run("group", "status", "--cluster", cluster.file, status=1)
+        expect("no replica of it" in text, text)
+        cluster.create()
+        text = cluster.run("group", "create", "--cluster", cluster.file)
+        expect(text.count("has it already") == 6, text)
+        text = cluster.run("group", "status", "--cluster", cluster.file)
+        expect(text.count("leader") == 2 and text.count("follower") == 4, text)
+
+
+def test_no_group(programs):
+    """A gateway of a cluster whose groups were never made says so; made, they are used at once."""
+    with World(programs[:3]) as world:
+        cluster = Cluster(world, programs[3])
+        cluster.start_gateway()
+        world.run("--operation", "read", "--run-limit-operation-count", 1, status=1)
+        cluster.gateway.wait_for("cannot be attached")
+        cluster.create()
+        finish(world, validity(world))
+
+
+def test_kill(programs):
+    """kill -9 of the leader of one group, of the other, and of a follower of both."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world)
+        journal = load(programs, world)
+        gaps = []
+        for _ in range(3):
+            initiator = validity(world)
+            for group in (1, 2):
+                victim = cluster.leader(group)
+                cluster.kill(victim)
+                gaps.append(journal.progress(40, HANG))
+                cluster.start(victim)
+                cluster.ready(victim)
+                cluster.wait_equal_enough()
+            finish(world, initiator)
+        journal.finish()
+        verify(programs, world)
+        print(f"        40 operations after a kill took {max(gaps):.2f} s at most")
+
+
+def test_stop(programs):
+    """A leader that is stopped, not dead, is replaced; when it goes on it follows."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world)
+        journal = load(programs, world)
+        gaps = []
+        for group in (1, 2, 1):
+            victim = cluster.leader(group)
+            cluster.pause(victim)
+            try:
+                gaps.append(journal.progress(40, HANG))
+            finally:
+                cluster.resume(victim)
+            cluster.wait_equal_enough()
+        journal.finish()
+        verify(programs, world)
+        print(f"        40 operations after a stop took {max(gaps):.2f} s at most")
+
+
+def test_majority(programs):
+    """Two of three dead: I/O waits, and goes on with the second one."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world)
+        journal = load(programs, world)
+        cluster.kill(1)
+        journal.progress(20, HANG)
+        cluster.kill(2)
+        time.sleep(1)
+        before = journal.head()[1]
+        time.sleep(1)
+        expect(journal.head()[1] <= before, "writes go on without a majority")
+        cluster.start(2)
+        journal.progress(40, HANG)
+        cluster.start(1)
+        cluster.wait_equal_enough()
+        journal.finish()
+        verify(programs, world)
+
+
+def test_all_killed(programs):
+    """Power loss of everything: what was acknowledged is there."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world)
+        for _ in range(2):
+            journal = load(programs, world)
+            journal.progress(200)
+            for node in cluster.nodes:
+                cluster.kill(node)
+            cluster.gateway.kill()
+            world.forget(cluster.gateway)
+            journal.process.wait(HANG)
+            journal.process.communicate()
+            for node in cluster.nodes:
+                cluster.start(node)
+            cluster.start_gateway()
+            verify(programs, world)
+        finish(world, validity(world))
+
+
+def test_fenced(programs):
+    """The gateway that opened a volume last has it."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world, volumes=("vm=64M", "pool=64M,shared"))
+        second = world.serve("gateway", [world.gateway_program, "-d", "tcp", "--cluster", cluster.file, "-c", "second"])
+        second.wait_for("ready: command channel")
+        endless = ("--operation", "write", "--run-time", "60s", "--length", "16M")
+        first = world.initiator(*endless, "--volume", "vm")
+        shared = [world.initiator("--operation", "write", "--run-time", "4s", "--length", "16M", "--volume", "pool", *more)
+                  for more in ((), ("-c", "second"))]
+        time.sleep(1)
+        world.run("--operation", "write", "--run-limit-operation-count", 100, "-c", "second", "--volume", "vm")
+        output = world.finish(first, 1, timeout=60)
+        expect("attached by" in output or "FENCED" in output, output)
+        cluster.gateway.wait_for("was attached by another gateway")
+        world.run("--operation", "write", "--run-limit-operation-count", 100, "--volume", "vm")
+        for each in shared:
+            world.finish(each, 0)
+        expect(not errors_of(second), second.text())
+
+
+TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced]
+
+if __name__ == "__main__":
+    main(TESTS, sys.argv[1:], 5)

@@ -1,0 +1,158 @@
+"""A replicated cluster of real processes: targets on disks of the store, a gateway, and who leads which group."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+from harness import MIB, SLOW, Failure, expect
+
+DISK = 512 * MIB
+
+
+def free_ports(count):
+    """Ports that nobody has now; the sockets are closed together, so all differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Cluster:
+    """Nodes are numbered from 1. `spare`: nodes of the file that no group begins on."""
+
+    def __init__(self, world, sluice, nodes=3, replicas=3, groups=2, volumes=("vm=64M",), spare=0, reactors=1):
+        self.world, self.sluice, self.reactors = world, sluice, reactors
+        self.file = f"{world.directory}/cluster.json"
+        self.nodes = range(1, nodes + spare + 1)
+        self.targets, self.gateway = {}, None
+        self.addresses = {node: f"127.0.0.1:{port}" for node, port in zip(self.nodes, free_ports(nodes + spare))}
+        first = [part for node in list(self.nodes)[:nodes] for part in ("--node", f"{node}={self.addresses[node]}")]
+        self.run("cluster", "create", *first, "--replicas", replicas, "--groups", groups,
+                 *[part for volume in volumes for part in ("--volume", volume)], self.file)
+        if spare > 0:
+            with open(self.file) as file:
+                text = json.load(file)
+            text["nodes"] += [{"id": node, "address": self.addresses[node]} for node in list(self.nodes)[nodes:]]
+            with open(self.file, "w") as file:
+                json.dump(text, file)
+        for node in self.nodes:
+            self.format(node)
+            self.start(node)
+        for node in self.nodes:
+            self.ready(node)
+
+    def run(self, *arguments, status=0):
+        """Runs `sluice`; answers what it said."""
+        done = subprocess.run([self.sluice, *[str(argument) for argument in arguments]], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=120 * SLOW, env=self.world.environment)
+        expect(status is None or done.returncode == status,
+               f"sluice {' '.join(map(str, arguments))}: status {done.returncode}, not {status}:\n{done.stdout}")
+        return done.stdout
+
+    # ---- targets ----
+
+    def disk(self, node):
+        return f"{self.world.directory}/disk{node}"
+
+    def format(self, node):
+        if os.path.exists(self.disk(node)):
+            os.unlink(self.disk(node))
+        self.world.file(f"disk{node}", DISK)
+        self.run("disk", "format", "--shards", self.reactors, "--log", "128M", self.disk(node))
+
+    def start(self, node, *more):
+        self.targets[node] = self.world.serve(f"node{node}-", [
+            self.world.target_program, "-d", "tcp", "--cluster", self.file, "--node", node, "--reactors", self.reactors,
+            "--storage", f"store:{self.disk(node)}", *more])
+
+    def ready(self, node):
+        self.targets[node].wait_for(r"ready: .* at (\S+)", timeout=60)
+
+    def kill(self, node):
+        self.targets[node].kill()
+        self.world.forget(self.targets.pop(node))
+
+    def stop(self, node):
+        self.targets[node].stop()
+        self.world.forget(self.targets.pop(node))
+
+    def pause(self, node):
+        self.targets[node].process.send_signal(signal.SIGSTOP)
+
+    def resume(self, node):
+        self.targets[node].process.send_signal(signal.SIGCONT)
+
+    # ---- groups ----
+
+    def create(self):
+        self.run("group", "create", "--cluster", self.file)
+        self.wait_served()
+        return self
+
+    def status(self):
+        """{group: {node: replica}}, as `sluice group status` says; a replica that is not there has an "error"."""
+        text = self.run("group", "status", "--cluster", self.file, "--json", status=None)
+        try:
+            return {group["group"]: {replica["node"]: replica for replica in group["replicas"]}
+                    for group in json.loads(text)}
+        except ValueError:
+            raise Failure(f"sluice group status says:\n{text}") from None
+
+    def wait_for(self, what, condition, limit=60 * SLOW):
+        """Waits until condition(status) holds."""
+        deadline = time.monotonic() + limit
+        while not condition(status := self.status()):
+            expect(time.monotonic() < deadline, f"{what}: not within {limit} s: {json.dumps(status, indent=1)}")
+            time.sleep(0.1)
+        return status
+
+    def leader(self, group=1):
+        """The node that leads it; waits for an election."""
+        status = self.wait_for(f"group {group} is led", lambda now: any(
+            replica.get("serving") for replica in now[group].values()))
+        return max((replica["term"], node) for node, replica in status[group].items() if replica.get("serving"))[1]
+
+    def wait_served(self):
+        self.wait_for("all groups are led", lambda now: all(
+            any(replica.get("serving") for replica in replicas.values()) for replicas in now.values()))
+
+    def wait_equal_enough(self):
+        """Until all are there, and nobody is far behind, while writes go on."""
+        def near(now):
+            for replicas in now.values():
+                if any("error" in replica for replica in replicas.values()):
+                    return False
+                most = max(replica["commit"] for replica in replicas.values())
+                if any(replica["applied"] + 50 < most for replica in replicas.values()):
+                    return False
+            return all(any(replica.get("serving") for replica in replicas.values()) for replicas in now.values())
+        return self.wait_for("replicas follow", near)
+
+    def wait_equal(self):
+        """Until all members of each group have applied the same."""
+        def equal(now):
+            return all("error" not in replica for replicas in now.values() for replica in replicas.values()) and all(
+                len({(replica["applied"], replica["commit"]) for replica in replicas.values()}) == 1
+                for replicas in now.values())
+        return self.wait_for("replicas are equal", equal)
+
+    # ---- the gateway ----
+
+    def start_gateway(self, *more):
+        self.gateway = self.world.serve("gateway", [self.world.gateway_program, "-d", "tcp", "--cluster", self.file, *more])
+        self.gateway.wait_for("ready: command channel")
+        return self.gateway
+
+    def volume(self, name="vm"):
+        with open(self.file) as file:
+            return next(volume for volume in json.load(file)["volumes"] if volume["name"] == name)
+
+
+def errors_of(server):
+    return [line for line in server.text().splitlines() if re.search(r" (ERROR|FATAL) ", line)]
