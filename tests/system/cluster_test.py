@@ -31,7 +31,7 @@ def verify(programs, world):
     Journal(world, programs[4], 1, "verify", 0, LENGTH).finish()
 
 
-def validity(world, **more):
+def validity(world):
     return world.initiator("--execution-strategy", "read_write_data_validity_test", "--offset", LENGTH, "--length", "24M",
                            "--io-size", "64K", "--transaction-count", 8, "--control-timeout", "60s")
 
@@ -71,7 +71,7 @@ def test_kill(programs):
         cluster = begin(programs, world)
         journal = load(programs, world)
         gaps = []
-        for _ in range(3):
+        for _ in range(2):
             initiator = validity(world)
             for group in (1, 2):
                 victim = cluster.leader(group)
