@@ -85,14 +85,15 @@ enum packet_kind {
     PACKET_SEND,
     PACKET_WRITE,
     PACKET_READ,
-    PACKET_ANSWER,    /* to a READ */
+    PACKET_ATOMIC,
+    PACKET_ANSWER,    /* to a READ or an atomic */
     PACKET_LANDED,    /* a late WRITE's acknowledgement */
     PACKET_VIOLATION, /* rule 5 */
     PACKET_CLOSED,
 };
-static const char *const packet_names[] = {"connect",   "accepted", "rejected", "send",
-                                           "write",     "read",     "answer",   "landed",
-                                           "violation", "closed"};
+static const char *const packet_names[] = {"connect", "accepted",  "rejected", "send",
+                                           "write",   "read",      "atomic",   "answer",
+                                           "landed",  "violation", "closed"};
 
 struct packet {
     struct sim_event event;
@@ -102,6 +103,8 @@ struct packet {
     enum packet_kind kind;
     struct sl_link_op *op; /* the initiator's; NULL once it is done or flushed */
     struct sl_remote_piece remote;
+    enum sl_link_opcode atomic; /* and its operands */
+    uint64_t operand, compare;
     uint32_t capsule_bytes;
     uint8_t capsule[SL_CAPSULE_BYTES_MAX];
     uint8_t *payload;
@@ -297,7 +300,7 @@ static uint8_t *reach(struct sl_link_domain *domain, const struct sl_remote_piec
         if (key->key != remote->key)
             continue;
         uint64_t size = key->region->length_bytes;
-        if ((access_of(domain, key->region) & access) == 0 || remote->address > size ||
+        if ((access_of(domain, key->region) & access) != access || remote->address > size ||
             length_bytes > size - remote->address || length_bytes > remote->length_bytes)
             return NULL;
         return key->region->base + remote->address;
@@ -360,6 +363,9 @@ static void depart(struct sim_event *event)
         is_done = true;
     } else {
         packet->remote = op->remote;
+        packet->atomic = op->opcode;
+        packet->operand = op->operand;
+        packet->compare = op->compare;
         if (packet->kind == PACKET_WRITE) {
             gather(packet, op, 0);
             is_done = packet->wire->early_write;
@@ -388,6 +394,7 @@ static void check_op(const struct sl_link_domain *domain, const struct sl_link_o
     } else {
         SL_ASSERT(op->span_count <= limits->local_spans_max);
         SL_ASSERT(total_bytes(op, 0) <= limits->transfer_bytes_max);
+        SL_ASSERT(op->opcode < SL_LINK_FETCH_ADD || total_bytes(op, 0) == sizeof(uint64_t));
     }
 }
 
@@ -405,8 +412,11 @@ static void post(struct sl_link_connection *end, struct sl_link_op *op)
     }
     if (op->opcode == SL_LINK_RECEIVE)
         return;
-    static const enum packet_kind kinds[] = {
-        [SL_LINK_SEND] = PACKET_SEND, [SL_LINK_READ] = PACKET_READ, [SL_LINK_WRITE] = PACKET_WRITE};
+    static const enum packet_kind kinds[] = {[SL_LINK_SEND] = PACKET_SEND,
+                                             [SL_LINK_READ] = PACKET_READ,
+                                             [SL_LINK_WRITE] = PACKET_WRITE,
+                                             [SL_LINK_FETCH_ADD] = PACKET_ATOMIC,
+                                             [SL_LINK_COMPARE_SWAP] = PACKET_ATOMIC};
     struct packet *packet = packet_new(end->wire, 1 - end->side, kinds[op->opcode]);
     packet->op = op;
     op->link_data[0] = packet;
@@ -457,11 +467,40 @@ static void arrive_send(struct sl_link_connection *end, struct packet *packet)
     complete(op, 0);
 }
 
+static void answer_with(struct sl_link_connection *end, const struct packet *packet,
+                        struct sl_link_op *op, const uint8_t *memory)
+{
+    struct packet *answer = packet_new(end->wire, 1 - end->side, PACKET_ANSWER);
+    answer->op = op;
+    op->link_data[0] = answer;
+    answer->payload_bytes = packet->payload_bytes;
+    answer->payload = malloc(packet->payload_bytes + 1);
+    SL_ASSERT(answer->payload != NULL);
+    memcpy(answer->payload, memory, packet->payload_bytes);
+    into_network(answer, end->domain->node);
+}
+
+/* Answers what stood there before. */
+static uint64_t execute_atomic(const struct packet *packet, uint8_t *memory)
+{
+    uint64_t before, after;
+    memcpy(&before, memory, sizeof(before));
+    if (packet->atomic == SL_LINK_FETCH_ADD)
+        after = before + packet->operand;
+    else
+        after = before == packet->compare ? packet->operand : before;
+    memcpy(memory, &after, sizeof(after));
+    return before;
+}
+
 static void arrive_one_sided(struct sl_link_connection *end, struct packet *packet)
 {
-    bool is_read = packet->kind == PACKET_READ;
-    uint8_t *memory = reach(end->domain, &packet->remote, packet->payload_bytes,
-                            is_read ? SL_ACCESS_REMOTE_READ : SL_ACCESS_REMOTE_WRITE);
+    static const unsigned access[] = {[PACKET_READ] = SL_ACCESS_REMOTE_READ,
+                                      [PACKET_WRITE] = SL_ACCESS_REMOTE_WRITE,
+                                      [PACKET_ATOMIC] =
+                                          SL_ACCESS_REMOTE_READ | SL_ACCESS_REMOTE_WRITE};
+    uint8_t *memory =
+        reach(end->domain, &packet->remote, packet->payload_bytes, access[packet->kind]);
     struct sl_link_op *op = packet->op;
     packet->op = NULL;
     if (memory == NULL) {
@@ -469,17 +508,15 @@ static void arrive_one_sided(struct sl_link_connection *end, struct packet *pack
         die(end, -SL_E_KEY, false);
         return;
     }
-    if (is_read) {
-        if (op == NULL)
-            return;
-        struct packet *answer = packet_new(end->wire, 1 - end->side, PACKET_ANSWER);
-        answer->op = op;
-        op->link_data[0] = answer;
-        answer->payload_bytes = packet->payload_bytes;
-        answer->payload = malloc(packet->payload_bytes + 1);
-        SL_ASSERT(answer->payload != NULL);
-        memcpy(answer->payload, memory, packet->payload_bytes);
-        into_network(answer, end->domain->node);
+    if (packet->kind == PACKET_READ) {
+        if (op != NULL)
+            answer_with(end, packet, op, memory);
+        return;
+    }
+    if (packet->kind == PACKET_ATOMIC) {
+        uint64_t before = execute_atomic(packet, memory);
+        if (op != NULL)
+            answer_with(end, packet, op, (const uint8_t *)&before);
         return;
     }
     memcpy(memory, packet->payload, packet->payload_bytes);
@@ -513,7 +550,8 @@ static void arrive(struct sim_event *event)
         struct sl_link_op *op = packet->op;
         if (packet->kind == PACKET_SEND) {
             arrive_send(end, packet);
-        } else if (packet->kind == PACKET_READ || packet->kind == PACKET_WRITE) {
+        } else if (packet->kind == PACKET_READ || packet->kind == PACKET_WRITE ||
+                   packet->kind == PACKET_ATOMIC) {
             arrive_one_sided(end, packet);
         } else if (packet->kind == PACKET_ANSWER && op != NULL) {
             scatter(packet, op);
@@ -724,6 +762,7 @@ static int domain_open(const struct sl_link_domain_config *config, struct sl_lin
         .local_spans_max = network->local_spans_max,
         .transfer_bytes_max = network->transfer_bytes_max,
         .queue_depth = network->queue_depth,
+        .atomics = true,
     };
     sl_list_init(&domain->keys);
     domain->client.attach = attach;
