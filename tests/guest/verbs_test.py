@@ -70,8 +70,8 @@ def check_connections(guest):
         return f"{said} queue pairs"
 
 
-def under_load(guest, disturb, *arguments, status=0, load=None):
-    """A load in whose midst disturb() does its worst; answers what the initiator said."""
+def under_load(guest, disturb, *arguments, status=0, load=None, then=None):
+    """A load in whose midst disturb() does its worst; answers what the initiator said. `then`: before the servers stop."""
     with trio_on(guest) as trio:
         # With O_DIRECT, and an identity that outlives the target.
         target = trio.target("file:/disk/volume")
@@ -84,6 +84,8 @@ def under_load(guest, disturb, *arguments, status=0, load=None):
         said = trio.finish(process, status, limit_s=120)
         if status == 0:
             expect("data is valid" in said, said)
+        if then is not None:
+            then(trio)
         return said
 
 
@@ -101,6 +103,17 @@ def check_lost_target(guest):
     """It does not come back: I/O ends with a clear word."""
     said = under_load(guest, lambda trio, target, gateway: trio.kill(target), "--io-timeout", "3s", status=1,
                       load=["--operation", "write", "--run-time", "60s"])
+    expect("unreachable" in said or "timed out" in said.lower(), said)
+
+
+def check_stopped_target(guest):
+    """It polls no more, and its queue pair goes on taking what comes: heartbeats tell. When it wakes it serves the next one."""
+    def disturb(trio, target, gateway):
+        target.signal("STOP")
+        gateway.wait_for("silent for longer|ended: ", limit_s=20)
+        trio.stopped = target
+    said = under_load(guest, disturb, "--io-timeout", "3s", status=1, load=["--operation", "write", "--run-time", "60s"],
+                      then=lambda trio: trio.stopped.signal("CONT"))
     expect("unreachable" in said or "timed out" in said.lower(), said)
 
 
@@ -154,6 +167,24 @@ def check_wrong_device(guest):
     """No device of that name, or down: what there is is listed."""
     said = guest.run("exec sluice-target -d ofi:mlx5_7 --storage mem:8M", status=2, name="target")
     expect("rxe0" in said, said)
+
+
+def check_wrong_gid(guest):
+    """An address that is none of the device's GIDs, to listen at or to connect to: an error in words, on either side."""
+    with trio_on(guest) as trio:
+        key = " ".join(trio.key)
+        target = f"exec timeout 20 sluice-target -d {DEVICE} {key} --storage mem:8M --listen"
+        for address in ("127.0.0.1", "10.9.0.77", "[::1]"):
+            said = guest.run(f"{target} {address}:0", status=1, name="target")
+            expect("cannot listen" in said and f"ofi+verbs:rxe0 ({rxe.ADDRESS}" in said, said)
+            said = guest.run(f"exec timeout 20 sluice fabric ping -d {DEVICE} {key} {address}:4420", status=1, name="ping")
+            expect("connecting: " in said, said)
+        guest.run(f"ip addr del {rxe.ADDRESS}/24 dev d0", name="del")
+        said = guest.run(f"{target} {rxe.ADDRESS}:0", status=2, name="target")
+        expect("no such device" in said, said)
+        guest.run(f"ip addr add {rxe.ADDRESS}/24 dev d0", name="add")
+        trio.gateway([trio.target("mem:16M")])
+        trio.validity("4K", 8, "--length", "256K")
 
 
 def check_tools(guest):
@@ -269,8 +300,8 @@ def check_silent_link(hosts):
 
 def one_host(sizes):
     return [*[validity(size, cases) for size, cases in sizes], check_two_reactors, check_connections, check_killed_target,
-            check_lost_target, check_killed_gateway, check_killed_initiator, check_wrong_cluster_key, check_wrong_device,
-            check_tools, check_memlock, check_device_down]
+            check_lost_target, check_stopped_target, check_killed_gateway, check_killed_initiator, check_wrong_cluster_key, check_wrong_device,
+            check_wrong_gid, check_tools, check_memlock, check_device_down]
 
 
 SHORT = [conformance("one_reactor"), *one_host(FEWER)]

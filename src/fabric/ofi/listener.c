@@ -4,6 +4,7 @@
  * until its last request was answered, since libfabric refuses through it. Owner: the reactor that
  * listens.
  */
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,6 +193,43 @@ static struct fi_info *info_for_address(const struct ofi_domain *domain,
     return info;
 }
 
+static bool is_wildcard(const struct sl_address *address)
+{
+    static const struct in6_addr any = IN6ADDR_ANY_INIT;
+    if (address->storage.ss_family == AF_INET)
+        return ((const struct sockaddr_in *)(const void *)&address->storage)->sin_addr.s_addr ==
+               htonl(INADDR_ANY);
+    return memcmp(&((const struct sockaddr_in6 *)(const void *)&address->storage)->sin6_addr, &any,
+                  sizeof(any)) == 0;
+}
+
+/* The connection manager binds to an address of this host without a word, whether the card has a
+ * GID for it or not: nobody could connect. */
+static int check_gid(const struct ofi_domain *domain, const char *name,
+                     const struct sl_address *address)
+{
+    char host[SL_ADDRESS_BYTES_MAX], wanted[SL_ADDRESS_BYTES_MAX + 8], error[512];
+    struct sl_ofi_device device;
+    if (!domain->is_verbs || is_wildcard(address))
+        return 0;
+    sl_address_format(address, host);
+    char *port = strrchr(host, ':');
+    if (port != NULL)
+        *port = '\0';
+    snprintf(wanted, sizeof(wanted), "+verbs:%s", host);
+    if (sl_ofi_device_find(wanted, &device, error, sizeof(error)) < 0) {
+        sl_log_error("ofi", "%s: no GID of %s has this address: %s", name,
+                     domain->info->domain_attr->name, error);
+        return -EADDRNOTAVAIL;
+    }
+    if (strcmp(device.device, domain->info->domain_attr->name) != 0) {
+        sl_log_error("ofi", "%s: the address is that of %s, not of %s (-d ofi:%s)", name,
+                     device.device, domain->info->domain_attr->name, device.device);
+        return -EADDRNOTAVAIL;
+    }
+    return 0;
+}
+
 int ofi_listen(struct sl_link_domain *link_domain, const char *address,
                void (*incoming)(void *owner, struct sl_link_incoming *request), void *owner,
                char *bound, struct sl_link_listener **link_listener)
@@ -203,6 +241,9 @@ int ofi_listen(struct sl_link_domain *link_domain, const char *address,
         return error;
     if (local.storage.ss_family != AF_INET && local.storage.ss_family != AF_INET6)
         return -EINVAL;
+    error = check_gid(domain, address, &local);
+    if (error < 0)
+        return error;
     struct ofi_listener *listener = calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
