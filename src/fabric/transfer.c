@@ -29,16 +29,20 @@ static bool same_length(const struct sl_span *spans, unsigned span_count,
     return local == remote && local > 0 && local <= SL_TRANSFER_BYTES_MAX;
 }
 
-/* Fills op with as much as fits; false: nothing is left. */
-static bool cut(struct cutter *cutter, const struct sl_link_limits *limits, struct sl_link_op *op)
+/* False: nothing is left. */
+static bool has_more(struct cutter *cutter)
 {
     while (cutter->piece_count > 0 && cutter->pieces->length_bytes == cutter->piece_done_bytes) {
         cutter->pieces++;
         cutter->piece_count--;
         cutter->piece_done_bytes = 0;
     }
-    if (cutter->piece_count == 0)
-        return false;
+    return cutter->piece_count > 0;
+}
+
+/* Fills op with as much as fits. There must be more. */
+static void cut(struct cutter *cutter, const struct sl_link_limits *limits, struct sl_link_op *op)
+{
     uint32_t left =
         sl_min(cutter->pieces->length_bytes - cutter->piece_done_bytes, limits->transfer_bytes_max);
     op->remote = *cutter->pieces;
@@ -60,7 +64,6 @@ static bool cut(struct cutter *cutter, const struct sl_link_limits *limits, stru
         }
     }
     cutter->piece_done_bytes += op->remote.length_bytes;
-    return true;
 }
 
 /* Posts all of it; `pending` is raised by each operation. */
@@ -75,17 +78,14 @@ static int post_transfer(struct sl_connection *connection, enum sl_link_opcode o
         return -ECONNRESET;
     if (!same_length(spans, span_count, pieces, piece_count))
         return -EINVAL;
-    for (;;) {
+    while (has_more(&cutter)) {
         struct tx *tx = sl_tx_get(connection);
         if (tx == NULL) {
             /* What was posted already goes on; without the rest the connection is of no use. */
             sl_connection_fail(connection, -ENOMEM, "no memory for a transfer");
             return -ENOMEM;
         }
-        if (!cut(&cutter, connection->fabric->limits, &tx->op)) {
-            sl_list_prepend(&connection->fabric->free_txs, &tx->node);
-            return 0;
-        }
+        cut(&cutter, connection->fabric->limits, &tx->op);
         tx->op.opcode = opcode;
         tx->pending = pending;
         pending->count++;
@@ -98,6 +98,7 @@ static int post_transfer(struct sl_connection *connection, enum sl_link_opcode o
         }
         sl_tx_post(tx);
     }
+    return 0;
 }
 
 /* `pending` holds one count of its own, so that it cannot end while operations are still being
