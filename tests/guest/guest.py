@@ -133,10 +133,11 @@ class Guest:
     """with Guest(image) as guest: …  `qemu`: further arguments; `pass_fds`: descriptors that they name; `drives`: files that
     appear as /dev/vda, /dev/vdb, …; `network`: virtio-net to QEMU's user network, where the host is 10.0.2.2;
     `wires`: ends of wire(), each a network card (eth0, eth1, … behind that of `network`);
-    `shared_memory`: the guest's memory is a memfd that vhost-user devices can map; `quiet`: no logs after a failure."""
+    `shared_memory`: the guest's memory is a memfd that vhost-user devices can map; `quiet`: no logs after a failure;
+    `kernel`: more words of the kernel's command line."""
 
     def __init__(self, image, memory_mib=1024, cpus=2, drives=(), network=False, wires=(), shared_memory=False, qemu=(), pass_fds=(),
-                 quiet=False):
+                 quiet=False, kernel=()):
         self.qemu_program = find_program("qemu-system-x86_64")
         self.image = image
         if drives:
@@ -148,6 +149,7 @@ class Guest:
         self.processes, self.count, self.loaded = {}, 0, {name for name, _ in image.base}
         self.buffer, self.ready, self.host_processes = b"", None, []
         self.ended, self.quiet = False, quiet
+        self.command_line = " ".join([COMMAND_LINE, *kernel])
 
     def command(self, agent):
         """TCG, unless GUEST_ACCEL says otherwise; `kvm:tcg` tries one after the other."""
@@ -158,7 +160,7 @@ class Guest:
             command += ["-object", f"memory-backend-memfd,id=ram,size={self.memory_mib}M,share=on"]
             machine += ",memory-backend=ram"
         command += ["-M", machine, "-kernel", self.image.kernel.image, "-initrd", self.image.build(),
-                    "-append", COMMAND_LINE, "-serial", f"file:{self.directory}/console",
+                    "-append", self.command_line, "-serial", f"file:{self.directory}/console",
                     "-chardev", f"socket,id=agent,fd={agent.fileno()}", "-serial", "chardev:agent",
                     "-virtfs", f"local,path={self.share},mount_tag=host,security_model=none"]
         for number, path in enumerate(self.drives):

@@ -19,7 +19,7 @@ def up_on(guest, interface, address, device="rxe0"):
               f"rdma link add {device} type rxe netdev {interface}", name="rxe")
 
 
-def up(guest, device="rxe0", interface="d0", address=ADDRESS):
+def up(guest, device="rxe0", interface="d0", address=ADDRESS, mtu=1500):
     guest.load(*MODULES)
-    guest.run(f"ip link add {interface} type dummy", name="dummy")
+    guest.run(f"ip link add {interface} mtu {mtu} type dummy", name="dummy")
     up_on(guest, interface, address, device)
