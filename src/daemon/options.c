@@ -29,6 +29,7 @@ void sl_server_options_init(struct sl_server_options *options)
     options->storage = STORAGE_DEFAULT;
     options->channel_name = SL_COMCH_NAME_DEFAULT;
     options->io_timeout_ns = SL_IO_TIMEOUT_NS;
+    options->scrub_bytes_per_s = 8 * SL_MIB;
 }
 
 void sl_server_options_fini(struct sl_server_options *options)
@@ -77,6 +78,12 @@ static unsigned target_rows(struct sl_server_options *o, struct sl_option *rows,
             (struct sl_option){
                 "no-durable-writes", 0, SL_OPTION_FLAG, &o->no_durable,
                 .help = "a write is durable at the next flush only, not when it is acknowledged"});
+    n = add(rows, n,
+            (struct sl_option){"scrub", 0, SL_OPTION_SIZE, &o->scrub_bytes_per_s, .least = 0,
+                               .most = 1024 * SL_GIB, .argument = "SIZE",
+                               .help = "store: verify so many bytes a second in the background, "
+                                       "each\nshard; 0 = do not",
+                               .fallback = "8 MiB"});
     n = add(rows, n,
             (struct sl_option){
                 "buffered", 0, SL_OPTION_FLAG, &o->buffered,
@@ -469,6 +476,7 @@ static int translate_target(struct sl_server_options *o, const struct sl_options
         .read_only = o->read_only,
         .checksums = !o->no_checksums,
         .durable_writes = !o->no_durable,
+        .scrub_bytes_per_s = o->scrub_bytes_per_s,
         .buffered = o->buffered,
         .hugepages = !o->no_hugepages,
     };

@@ -32,6 +32,7 @@ struct sl_server_options {
     bool read_only;
     bool no_checksums;
     bool no_durable;
+    uint64_t scrub_bytes_per_s;
     bool buffered;
 
     /* gateway */

@@ -372,6 +372,7 @@ static int64_t node_report_co(void *argument)
         (unsigned long long)capsule_bytes, arena_count, (unsigned long long)memory.arena_bytes,
         foreign_count, (unsigned long long)connections, (unsigned long long)reactor.coroutine_count,
         (unsigned long long)memory.waiter_count);
+    sl_target_report(process->targets[index]);
     for (unsigned i = 0; i < process->config->inject_count; i++) {
         struct sl_inject_counters counters;
         sl_inject_counters(process->injects[index], i, &counters);

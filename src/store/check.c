@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "store/chunk.h"
 
 #define STEP_BLOCKS SL_ENTRY_BLOCKS_MAX
@@ -42,6 +43,9 @@ static int verify_blocks_co(struct sl_store_group *group, uint32_t number, unsig
                          : verify_blocks_co(group, number, first + count / 2, count - count / 2,
                                             findings);
     }
+    if (error == -SL_E_CHECKSUM && group->store->config.damaged != NULL)
+        group->store->config.damaged(group->store->config.context, group->id, number,
+                                     (uint16_t)first);
     snprintf(text, sizeof(text), "group %llu, chunk %u, block %u cannot be read: %s",
              (unsigned long long)group->id, number, first, sl_error_text(error));
     say(findings, text);
@@ -78,7 +82,9 @@ int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
             struct chunk *chunk = store->places[place];
             if (chunk == NULL || store->stopping || (stop != NULL && *stop))
                 break;
+            uint64_t before = findings->block_count;
             int error = verify_region_co(chunk, region, findings);
+            store->statistics.scrub_block_count += findings->block_count - before;
             if (error < 0)
                 return error;
             if (bytes_per_s == 0)
@@ -87,10 +93,49 @@ int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
             uint64_t due_ns = start_ns + bytes * SL_NS_PER_S / bytes_per_s;
             uint64_t now_ns = sl_reactor_clock_ns(store->reactor);
             if (due_ns > now_ns)
-                sl_sleep_co(due_ns - now_ns);
+                (void)sl_wait_queue_until_co(&store->scrub_work, due_ns);
         }
     }
     return 0;
+}
+
+/* ---- in the background ---- */
+
+/* Between two passes: a disk that holds little is not read all the time. */
+#define PASS_PAUSE_NS (600 * SL_NS_PER_S)
+
+static void log_finding(void *argument, const char *text)
+{
+    struct sl_store *store = argument;
+    store->statistics.scrub_finding_count++;
+    sl_log_error("store", "%s: scrub: %s: write it anew, or repair it from another copy",
+                 store->config.name, text);
+}
+
+static void scrubber_co(void *argument)
+{
+    struct sl_store *store = argument;
+    while (!store->closing && !store->stopping) {
+        struct sl_store_findings findings = {.report = log_finding, .argument = store};
+        int error =
+            sl_store_scrub_co(store, store->config.scrub_bytes_per_s, &findings, &store->stopping);
+        store->statistics.scrub_pass_count += error == 0 && !store->stopping;
+        if (!store->closing && !store->stopping)
+            (void)sl_wait_queue_until_co(&store->scrub_work,
+                                         sl_reactor_clock_ns(store->reactor) + PASS_PAUSE_NS);
+    }
+    store->background_count--;
+    sl_wait_queue_wake_all(&store->apply_progress, 0);
+}
+
+int scrubber_start(struct sl_store *store)
+{
+    if (store->config.scrub_bytes_per_s == 0)
+        return 0;
+    int error = sl_co_spawn(store->reactor, scrubber_co, store);
+    if (error == 0)
+        store->background_count++;
+    return error;
 }
 
 /* ---- what must agree ---- */

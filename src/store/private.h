@@ -218,7 +218,7 @@ struct sl_store {
     unsigned failures_in_a_row; /* of chunks and checkpoints */
     unsigned background_count;
     struct sl_wait_queue apply_work, apply_progress;
-    struct sl_wait_queue checkpoint_work, checkpoint_done;
+    struct sl_wait_queue checkpoint_work, checkpoint_done, scrub_work;
     bool checkpoint_running, checkpoint_wanted, checkpoint_all;
     struct meta_written *meta_written; /* chunk_count */
     uint32_t meta_written_count;
@@ -263,7 +263,6 @@ void wal_add(struct sl_store *store, struct sl_record *record, struct entry *ent
 int wal_record_co(struct sl_store *store, struct sl_record *record);
 /* Waits until everything that was added is on disk, or failed. */
 void wal_drain_co(struct sl_store *store);
-/* Stops the store for good. */
 void store_fail(struct sl_store *store, int error, const char *what, uint64_t offset_bytes);
 /* Waits until nothing is on its way to segments before `generation`. */
 void wal_settle_co(struct sl_store *store, uint64_t generation);
@@ -292,8 +291,9 @@ void checkpoint_kick(struct sl_store *store);
 /* Frees what a checkpoint that never took effect kept. */
 void settle_checkpoint(struct sl_store *store);
 
-/* store.c */
-void stop_background_co(struct sl_store *store);
+int scrubber_start(struct sl_store *store);      /* check.c */
+void stop_background_co(struct sl_store *store); /* store.c */
+/* root.c */
 int root_load_co(struct sl_store *store, struct sl_root_header *header, char *error,
                  size_t error_bytes);
 

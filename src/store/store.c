@@ -100,6 +100,7 @@ static struct sl_store *store_make(const struct sl_store_config *config)
     sl_wait_queue_init(&store->apply_progress);
     sl_wait_queue_init(&store->checkpoint_work);
     sl_wait_queue_init(&store->checkpoint_done);
+    sl_wait_queue_init(&store->scrub_work);
     sl_list_init(&store->wal.queue);
     sl_list_init(&store->wal.in_flight);
     store->superblock = malloc(sizeof(*store->superblock));
@@ -197,6 +198,8 @@ int sl_store_open_co(const struct sl_store_config *config, struct sl_store **res
             code = appliers_start(store);
         if (code == 0)
             code = checkpointer_start(store);
+        if (code == 0)
+            code = scrubber_start(store);
     }
     store->statistics.recovery_ns = sl_reactor_clock_ns(store->reactor) - start_ns;
     if (code < 0) {
@@ -219,6 +222,7 @@ void stop_background_co(struct sl_store *store)
     while (store->background_count > 0) {
         sl_wait_queue_wake_all(&store->apply_work, 0);
         sl_wait_queue_wake_all(&store->checkpoint_work, 0);
+        sl_wait_queue_wake_all(&store->scrub_work, 0);
         sl_wait_queue_co(&store->apply_progress);
     }
 }
@@ -228,6 +232,7 @@ void sl_store_close_co(struct sl_store *store)
     if (store == NULL)
         return;
     store->stopping = true;
+    sl_wait_queue_wake_all(&store->scrub_work, 0);
     wal_drain_co(store);
     /* A root that needs nothing of the log. */
     if (store->failed == 0 && !store->config.read_only)

@@ -41,6 +41,10 @@ struct sl_store_config {
     uint64_t
         overlay_bytes;    /* payload kept in memory before it is applied; 0 = a quarter of memory */
     uint64_t table_bytes; /* chunk tables kept in memory; 0 = all */
+    /* Every block is read and verified again and again, at most so many bytes a second; 0 = not. */
+    uint64_t scrub_bytes_per_s;
+    /* A block that the scrub found damaged, for who has another copy; may be NULL. */
+    void (*damaged)(void *context, uint64_t group, uint32_t chunk, uint16_t block);
     /* Before a checkpoint chooses what the log keeps: the moment to call sl_store_state_set(). Must
      * not await. NULL: nothing to say. */
     void (*checkpointing)(void *context);
@@ -90,6 +94,7 @@ struct sl_store_statistics {
     uint64_t recovered_batch_count, recovered_entry_count, recovered_bytes, discarded_batch_count,
         faulty_count, missing_batch_count;
     uint64_t recovery_ns;
+    uint64_t scrub_block_count, scrub_finding_count, scrub_pass_count; /* in the background */
 };
 /* As it is now. */
 void sl_store_statistics(const struct sl_store *store, struct sl_store_statistics *statistics);

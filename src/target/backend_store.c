@@ -77,6 +77,7 @@ static int mount_shard_co(struct sl_target *target, unsigned shard, struct sl_st
         .name = storage->path,
         .shard = (uint16_t)shard,
         .read_only = storage->config.read_only,
+        .scrub_bytes_per_s = storage->config.read_only ? 0 : storage->config.scrub_bytes_per_s,
         .cluster_id = target->cluster != NULL ? target->cluster->config.cluster_id : NULL,
         .checkpointing = target->cluster != NULL ? sl_cluster_checkpointing : NULL,
         .context = target->cluster,
@@ -215,6 +216,28 @@ static int store_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes
                              (uint16_t)(length_bytes / SL_BLOCK_BYTES), NULL, NULL);
 }
 
+static void store_report(const struct sl_target *target)
+{
+    for (unsigned i = 0; i < SL_COUNT_OF(target->stores); i++) {
+        struct sl_store_statistics now;
+        struct sl_log_site site = {0}; /* asked for: no flood to be thinned */
+        if (target->stores[i] == NULL)
+            continue;
+        sl_store_statistics(target->stores[i], &now);
+        sl_log_line(&site, SL_LOG_INFO, "target",
+                    "storage '%s', shard %u: %llu of %llu regions and %llu of %llu segments of log "
+                    "free; %llu checkpoints; scrub: %llu blocks verified in %llu passes, %llu "
+                    "damaged; %llu checksum errors in all",
+                    target->storage->path, i, (unsigned long long)now.slot_free_count,
+                    (unsigned long long)now.slot_count, (unsigned long long)now.segment_free_count,
+                    (unsigned long long)now.segment_count, (unsigned long long)now.checkpoint_count,
+                    (unsigned long long)now.scrub_block_count,
+                    (unsigned long long)now.scrub_pass_count,
+                    (unsigned long long)now.scrub_finding_count,
+                    (unsigned long long)now.checksum_error_count);
+    }
+}
+
 static void store_borrow(struct sl_target *target, uint64_t offset_bytes, uint32_t length_bytes,
                          struct sl_span *span)
 {
@@ -231,5 +254,6 @@ const struct backend_ops sl_backend_store = {
     .write_buf_co = store_write_buf_co,
     .flush_co = store_flush_co,
     .write_zeroes_co = store_write_zeroes_co,
+    .report = store_report,
     .borrow = store_borrow,
 };

@@ -76,6 +76,12 @@ void sl_target_statistics(const struct sl_target *target, struct sl_target_stati
     statistics->injected_count = sl_inject_hit_count(target->inject);
 }
 
+void sl_target_report(const struct sl_target *target)
+{
+    if (target != NULL && target->storage->backend->report != NULL)
+        target->storage->backend->report(target);
+}
+
 void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject)
 {
     target->inject = inject;

@@ -32,6 +32,7 @@ struct sl_storage_config {
     bool durable_writes; /* RWF_DSYNC: default on; off: durable at flush (mem: no matter) */
     bool buffered;       /* tests on file systems without O_DIRECT */
     bool hugepages;
+    uint64_t scrub_bytes_per_s; /* store: verified in the background, each shard; 0 = not */
 };
 
 struct sl_storage_info {
@@ -70,6 +71,8 @@ void sl_target_destroy(struct sl_target *target);
 /* Its hits are shown among the statistics. Borrowed until destroy; NULL: none. */
 void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject);
 void sl_target_statistics(const struct sl_target *target, struct sl_target_statistics *statistics);
+/* What its storage has to say of itself, into the log. */
+void sl_target_report(const struct sl_target *target);
 
 /* ---- part of a cluster ---- */
 

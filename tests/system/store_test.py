@@ -6,6 +6,7 @@ Method: the real programs. Rounds of kill -9 under a client that remembers what 
 bytes turned on the disk must be found; the wrong disks are opened. STORE_ROUNDS: how many kills (default 6)."""
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -128,6 +129,29 @@ def test_refusals(programs):
         expect("the least" in disk(world, "format", world.file("small", 2 * MIB), status=1), "small")
 
 
+def test_scrub(programs):
+    """A block that rots while nobody reads it is found and reported; the rest is served on."""
+    with World(programs) as world:
+        path = formatted(world)
+        content = world.file("content", 8 * MIB)
+        with open(content, "wb") as file:
+            file.write(random.Random(9).randbytes(8 * MIB))
+        target = world.target("tcp", f"store:{path}")
+        world.gateway("tcp", [target.address()])
+        output = world.run("--execution-strategy", "read_write_data_validity_test", "--storage-plain-content", content)
+        expect("data is valid" in output, output)
+        target.stop()
+        world.forget(target)
+        data = open(path, "rb").read()
+        marker = open(content, "rb").read(5 * MIB + 32)[5 * MIB:]
+        turn(path, data.rfind(marker))
+        target = world.target("tcp", f"store:{path}", "--scrub", "1G")
+        target.address()
+        target.wait_for("scrub: group 1, chunk 0, block 1280 cannot be read", 60)
+        os.kill(target.pid, signal.SIGUSR1)
+        target.wait_for("1 damaged")
+
+
 def test_grow(programs):
     with World(programs) as world:
         path = formatted(world)
@@ -154,4 +178,4 @@ def test_grow(programs):
 
 if __name__ == "__main__":
     SLUICE, JOURNAL = os.path.abspath(sys.argv[4]), sys.argv[5]
-    main([test_kill, test_tools, test_grow, test_refusals], sys.argv[1:4] + sys.argv[6:])
+    main([test_kill, test_tools, test_scrub, test_grow, test_refusals], sys.argv[1:4] + sys.argv[6:])
