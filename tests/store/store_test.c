@@ -621,6 +621,104 @@ static void test_log_header(void **state)
     assert_int_equal(damaged_reads[0], -SL_E_CHECKSUM); /* nothing behind the hole is applied */
 }
 
+/* A header block with a right CRC that no program of ours wrote: refused, nothing is written. */
+static void test_log_absurd(void **state)
+{
+    static const uint32_t payloads[] = {5000, UINT32_MAX, 256};
+    for (unsigned i = 0; i < SL_COUNT_OF(payloads); i++) {
+        struct sl_batch_header header;
+        uint8_t *content = malloc(DISK_BYTES);
+        start();
+        world_run(&world, five_writes_co, NULL);
+        uint64_t at = find_batch(4);
+        memcpy(content, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+        memcpy(&header, content + at, sizeof(header));
+        header.payload_blocks = payloads[i];
+        memcpy(content + at, &header, sizeof(header));
+        header.crc = sl_crc32c(0, content + at + 8, SL_BLOCK_BYTES - 8);
+        memcpy(content + at, &header, sizeof(header));
+        sl_sim_disk_restore(world.sim, NODE, DISK, content);
+        free(content);
+        refused(-SL_E_PROTOCOL, "absurd content");
+        world_free(&world);
+    }
+}
+
+/* Opened for reading: what is there is served, and not a byte is written. */
+static void read_only_co(struct store_world *w)
+{
+    check_some_co(w);
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    assert_int_equal(sl_store_write_co(group, SL_ENTRY_ZERO, 0, 0, 1, NULL, NULL), -EROFS);
+    assert_int_equal(sl_store_vote_co(group, 9, 9), -EROFS);
+    assert_int_equal(sl_store_group_create_co(w->store, 2, 0, 0), -EROFS);
+    assert_int_equal(sl_store_checkpoint_co(w->store), -EROFS);
+    assert_int_equal(sl_store_grow_co(w->store, 2 * DISK_BYTES, w->error, sizeof(w->error)),
+                     -EROFS);
+    world_close_co(w);
+}
+
+static void test_read_only(void **state)
+{
+    uint8_t *before = malloc(DISK_BYTES);
+    start();
+    world_run(&world, crash_co, NULL);
+    memcpy(before, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    world.config.read_only = true;
+    world_run(&world, read_only_co, NULL);
+    assert_memory_equal(before, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    world.config.read_only = false;
+    world_run(&world, check_some_co, NULL);
+    free(before);
+    world_free(&world);
+}
+
+/* The scrub finds what rots while nobody reads it, and tells who could repair it. */
+static unsigned told_count;
+
+static void on_damaged(void *context, uint64_t group, uint32_t chunk, uint16_t block)
+{
+    told_count++;
+    assert_int_equal(group, 1);
+    assert_int_equal(chunk, 2);
+    assert_int_equal(block, 4083);
+}
+
+static void scrub_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    sl_sleep_co(10 * SL_NS_PER_S);
+    struct sl_store_statistics now;
+    sl_store_statistics(w->store, &now);
+    assert_int_equal(now.scrub_pass_count, 1);
+    assert_int_equal(now.scrub_finding_count, 1);
+    assert_true(now.scrub_block_count >= 3 * SL_REGION_BLOCKS - 1);
+    assert_int_equal(told_count, 1);
+    world_close_co(w);
+}
+
+static void test_scrub(void **state)
+{
+    static uint8_t block[SL_BLOCK_BYTES];
+    uint8_t *content = malloc(DISK_BYTES);
+    uint64_t at = DISK_BYTES;
+    start();
+    world_run(&world, clean_co, NULL);
+    memcpy(content, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    block_fill(block, 3003);
+    while (memcmp(content + (at -= SL_BLOCK_BYTES), block, SL_BLOCK_BYTES) != 0)
+        assert_true(at > 0);
+    content[at + 99] ^= 1;
+    sl_sim_disk_restore(world.sim, NODE, DISK, content);
+    world.config.scrub_bytes_per_s = SL_MIB;
+    world.config.damaged = on_damaged;
+    told_count = 0;
+    world_run(&world, scrub_co, NULL);
+    free(content);
+    world_free(&world);
+}
+
 /* The very last batch, for which none vouches: cannot be told from a torn end. As documented. */
 static void test_log_end(void **state)
 {
@@ -663,13 +761,15 @@ static void test_roots(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_restart),     cmocka_unit_test(test_crash),
-        cmocka_unit_test(test_wrap),        cmocka_unit_test(test_full),
-        cmocka_unit_test(test_memory),      cmocka_unit_test(test_grow),
-        cmocka_unit_test(test_kept),        cmocka_unit_test(test_log),
-        cmocka_unit_test(test_delete),      cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_log_payload), cmocka_unit_test(test_log_header),
-        cmocka_unit_test(test_log_end),     cmocka_unit_test(test_roots),
+        cmocka_unit_test(test_restart),    cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_wrap),       cmocka_unit_test(test_full),
+        cmocka_unit_test(test_log_absurd), cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_scrub),      cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_grow),       cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_log),        cmocka_unit_test(test_delete),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_log_payload),
+        cmocka_unit_test(test_log_header), cmocka_unit_test(test_log_end),
+        cmocka_unit_test(test_roots),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,11 +2,15 @@
 """Goal: payload is copied only where the counters say so. What they say is what a memcpy counts that was put under the
 programs, per process; and it is nothing at all but for the `mem` backend, whose medium is reached by a copy.
 
+On a disk of the store payload is not copied either, log and data; what a memcpy sees there is header blocks and metadata, a few
+percent at most, and nothing when reading.
+
 Method: LD_PRELOAD of bench/count_copies.c (copies above 1 KiB) under target and gateway; every fabric, backend, direction
 and several sizes; the difference of both counts over each run. A payload that is copied by a loop of its own is not seen:
 `make bench` counts instructions for that."""
 import os
 import struct
+import subprocess
 import sys
 
 from harness import MIB, World, expect, main
@@ -75,6 +79,22 @@ def compare(programs, fabric, backend, one_process=False):
                    "the counting memcpy counts nothing: was it loaded?")
 
 
+def test_tcp_store(programs):
+    with World(programs) as world:
+        path = world.file("disk", 160 * MIB)
+        sluice = os.path.join(os.path.dirname(programs[0]), "../cli/sluice/sluice")
+        subprocess.run([sluice, "disk", "format", path, "--log", "16M"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        counted = Counted(world, "tcp", f"store:{path}", False)
+        for size, depth in SIZES:
+            for operation in ("write", "read"):
+                ours, outside, result = counted.run(operation, size, depth)
+                what = f"store {operation} {size}"
+                expect(ours == {"target": 0, "gateway": 0}, f"{what}: copied {result['copied_bytes']}")
+                # A header block for each entry at most, two for 1028K, and metadata of the checkpoints.
+                most = 3 * OPERATIONS * 4096 + 2 * MIB if operation == "write" else 64 * 1024
+                expect(outside["target"] <= most and outside["gateway"] == 0, f"{what}: memcpy saw {outside}, at most {most}")
+
+
 def test_shm_file(programs):
     compare(programs, "shm", "file")
 
@@ -97,4 +117,4 @@ def test_one_process(programs):
 
 
 if __name__ == "__main__":
-    main([test_shm_file, test_shm_mem, test_tcp_file, test_tcp_mem, test_one_process], sys.argv[1:])
+    main([test_tcp_store, test_shm_file, test_shm_mem, test_tcp_file, test_tcp_mem, test_one_process], sys.argv[1:])
