@@ -26,7 +26,8 @@ build: deps-build ## builds the programs (build/src)
 	@test -f $(BUILD)/build.ninja || CC=$${CC:-gcc} meson setup $(BUILD) -Dtests=$$(pkg-config --exists cmocka && echo true || echo false)
 	@ninja -C $(BUILD)
 
-demo: deps-test build ## two targets, a gateway, two initiators: real data there and back, verified
+demo: deps-test build ## real data there and back, verified: on three replicas with the leader killed, then striped over two targets
+	@scripts/demo_cluster
 	@scripts/demo
 
 demo-rdma: deps-test build ## the same over verbs on Soft-RoCE, in a guest, with small sizes
