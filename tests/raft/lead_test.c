@@ -613,6 +613,78 @@ static void a_leader_under_the_shared_heartbeat(void **state)
     assert_true(link->lead_sum[0] == 0 && link->lead_sum[1] == 0);
 }
 
+static void how_far_members_are(void **state)
+{
+    make(0, NULL, 0);
+    assert_int_equal(sl_raft_match(raft, 2).value, 0);
+    lead(1);
+    propose(5, 500); /* not durable here yet */
+    hear(2, accept(6));
+    assert_int_equal(sl_raft_match(raft, 1).value, 1);
+    assert_int_equal(sl_raft_match(raft, 2).value, 6);
+    assert_int_equal(sl_raft_match(raft, 4).value, 1);
+    assert_int_equal(sl_raft_match(raft, 99).value, 0);
+    hear(3, (struct sl_raft_message){.kind = SL_RAFT_APPEND, .term = {9}});
+    assert_int_equal(sl_raft_match(raft, 1).value, 1);
+    assert_int_equal(sl_raft_match(raft, 2).value, 0); /* it leads no more */
+}
+
+/* Nodes that may not cover each other's groups: each speaks for itself, also when that was not so.
+ */
+static void links_that_are_refused(void **state)
+{
+    links = sl_raft_links_init(links_memory, 4, 9);
+    make(1, NULL, 0);
+    struct sl_raft_beat beat;
+    struct sl_raft_beat_answer answer;
+    assert_false(sl_raft_links_allow(links, 3, false)); /* nothing was covered */
+    lead(1);
+    struct sl_raft_message yes = accept(1);
+    yes.commit = sl_index_of(1);
+    hear(2, yes);
+    assert_int_not_equal(sent()->epoch, 0);
+    hear(3, yes);
+    assert_int_equal(count(SL_RAFT_DO_SEND), 0); /* there is no beat that could */
+    hear(4, yes);
+    assert_int_equal(sl_raft_links_beat(links, 2, now_ns, &beat), 1);
+    assert_int_equal(sl_raft_links_beat(links, 3, now_ns, &beat), 0);
+    sl_raft_links_receive(links, 3, now_ns, &(struct sl_raft_beat){.epoch = 5}, &answer);
+    assert_false(answer.equal);
+    assert_false(sl_raft_links_allow(links, 2, true)); /* as it was */
+    assert_int_equal(sl_raft_links_beat(links, 2, now_ns, &beat), 1);
+    assert_true(sl_raft_links_allow(links, 2, false));
+    assert_false(sl_raft_links_allow(links, 2, false));
+    assert_int_equal(sl_raft_links_beat(links, 2, now_ns, &beat), 0);
+    assert_true(sl_raft_deadline(raft) <= now_ns + T / 10);
+    assert_false(sl_raft_links_allow(links, 2, true));
+    assert_int_equal(sl_raft_links_beat(links, 2, now_ns, &beat), 0); /* until its leader says so */
+    for (unsigned round = 0; round < 2; round++) {
+        hear(2, yes);
+        assert_int_equal(sl_raft_links_beat(links, 2, now_ns, &beat), 1);
+        answer = (struct sl_raft_beat_answer){.epoch = beat.epoch, .sent_ns = now_ns};
+        for (unsigned i = 0; i < 3; i++) /* each time three in a row */
+            assert_int_equal(sl_raft_links_answered(links, 2, now_ns, &answer), i == 2);
+    }
+    hear(2, yes);
+    assert_int_equal(sl_raft_links_beat(links, 2, now_ns, &beat), 1);
+    struct sl_raft_link *link = sl_raft_links_get(links, 2);
+    assert_true(link->lead_count == 1 && beat.count == 1 && beat.epoch == link->lead_epoch);
+    assert_true(sl_raft_links_get(links, 77) != NULL && sl_raft_links_get(links, 78) == NULL);
+    assert_false(sl_raft_links_allow(links, 78, false)); /* there is no room for it */
+    sl_raft_links_allow(links, 77, false);
+    assert_null(sl_raft_links_get(links, 77));
+    struct sl_raft_message covered = append(9, 0, 0, 0, 0); /* one group is followed there */
+    covered.epoch = 3;
+    hear(3, covered);
+    sl_raft_links_allow(links, 4, true);
+    covered.term = sl_term_of(10);
+    hear(4, covered);
+    saved();
+    hear(4, covered);
+    assert_int_equal(sl_raft_links_get(links, 4)->follow_count, 1);
+    assert_true(sl_raft_links_allow(links, 4, false));
+}
+
 static void what_a_follower_takes_back(void **state)
 {
     make(0, NULL, 0);
@@ -686,6 +758,8 @@ int main(void)
         CASE(a_follower_that_needs_a_resync),
         CASE(a_copying_replica),
         CASE(a_leader_learns_what_is_committed),
+        CASE(how_far_members_are),
+        CASE(links_that_are_refused),
         CASE(what_a_follower_takes_back),
         CASE(no_lease_by_clocks_that_may_do_anything),
         CASE(a_follower_under_the_shared_heartbeat),

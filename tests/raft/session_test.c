@@ -328,9 +328,25 @@ static void bad_bytes_change_nothing(void **unused)
     free(other);
 }
 
+static void epochs_are_told(void **unused)
+{
+    struct sl_session_table *table = sl_session_init(malloc(sl_session_bytes(2, 3)), 2, 3);
+    assert_int_equal(sl_session_epoch(table, 5), 0);
+    for (uint64_t i = 1; i <= 3; i++) {
+        struct sl_command attach = {.kind = SL_COMMAND_ATTACH, .volume = i * 5, .epoch = i + 2};
+        assert_int_equal(sl_session_apply(table, sl_index_of(i), &attach), SL_VERDICT_APPLY);
+    }
+    const uint64_t epochs[] = {0, 3, 0, 4, 0, 5, 0};
+    const uint64_t volumes[] = {4, 5, 6, 10, 11, 15, 16};
+    for (unsigned i = 0; i < SL_COUNT_OF(volumes); i++)
+        assert_int_equal(sl_session_epoch(table, volumes[i]), epochs[i]);
+    free(table);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(epochs_are_told),
         cmocka_unit_test(decides_as_the_model),
         cmocka_unit_test(entries_that_are_no_commands_count),
         cmocka_unit_test(digests_tell_states_apart),
