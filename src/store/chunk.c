@@ -444,3 +444,20 @@ void chunk_quiesce_co(struct chunk *chunk)
     while (chunk->users > 0 || chunk->applying)
         sl_wait_queue_co(&chunk->changed);
 }
+
+/* ---- its overlay stands still ---- */
+
+void chunk_lock_co(struct chunk *chunk)
+{
+    while (chunk->applying)
+        sl_wait_queue_co(&chunk->changed);
+    chunk->applying = true;
+}
+
+void chunk_unlock(struct chunk *chunk)
+{
+    chunk->applying = false;
+    sl_wait_queue_wake_all(&chunk->changed, 0);
+    sl_wait_queue_wake_all(&chunk->group->store->apply_progress, 0);
+    appliers_kick(chunk->group->store);
+}

@@ -22,6 +22,9 @@ int chunk_use_co(struct chunk *chunk);
 void chunk_unuse(struct chunk *chunk);
 /* Nobody uses or applies it. */
 void chunk_quiesce_co(struct chunk *chunk);
+/* Between the two nobody applies it. */
+void chunk_lock_co(struct chunk *chunk);
+void chunk_unlock(struct chunk *chunk);
 /* Where on disk. */
 uint64_t chunk_meta_offset(const struct sl_store *store, uint32_t place, uint32_t version);
 uint64_t slot_offset(const struct sl_store *store, uint32_t slot);

@@ -30,22 +30,6 @@ int sl_store_regions_co(struct sl_store_group *group, uint32_t number,
     return error;
 }
 
-/* Nobody applies the chunk meanwhile. */
-static void chunk_lock_co(struct chunk *chunk)
-{
-    while (chunk->applying)
-        sl_wait_queue_co(&chunk->changed);
-    chunk->applying = true;
-}
-
-static void chunk_unlock(struct chunk *chunk)
-{
-    chunk->applying = false;
-    sl_wait_queue_wake_all(&chunk->changed, 0);
-    sl_wait_queue_wake_all(&chunk->group->store->apply_progress, 0);
-    appliers_kick(chunk->group->store);
-}
-
 /* Zeroes need no place. */
 static bool is_absent(const struct sl_iobuf *data, const uint32_t *crcs)
 {

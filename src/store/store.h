@@ -224,6 +224,12 @@ int sl_store_region_put_co(struct sl_store_group *group, uint32_t chunk, unsigne
 int sl_store_install(struct sl_store_group *group, uint64_t index, uint64_t term, const void *state,
                      uint32_t state_bytes);
 
+/* Writes a block, whose checksum failed, again: `buf` at `offset_bytes` holds what another copy of
+ * the group says, and `crc` is of it. -ESTALE: it is of another version than what was here, or a
+ * newer one has come. */
+int sl_store_block_repair_co(struct sl_store_group *group, uint32_t chunk, unsigned block,
+                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc);
+
 /* Frees as much of the log as can be: applies, writes metadata and a root. */
 int sl_store_checkpoint_co(struct sl_store *store);
 

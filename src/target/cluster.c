@@ -120,6 +120,7 @@ int sl_target_cluster_begin(struct sl_target *target, struct sl_fabric *fabric,
     cluster->fabric = fabric;
     cluster->tuning = config->tuning != NULL ? *config->tuning : default_tuning;
     sl_list_init(&cluster->replicas);
+    sl_list_init(&cluster->fetches);
     for (unsigned i = 0; i < SL_CLUSTER_HASH; i++)
         sl_list_init(&cluster->hash[i]);
     sl_wait_queue_init(&cluster->idle);

@@ -69,6 +69,8 @@ struct sl_target_cluster {
     unsigned pending;
     struct sl_wait_queue idle; /* pending has become 0 */
     struct sl_wait_queue stop; /* closing has begun */
+    struct sl_list fetches;    /* repair.c: asked for and not here yet */
+    uint64_t fetch_ticket;
     bool admin_busy;
     struct sl_wait_queue admin;
     bool closing;
@@ -252,6 +254,15 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
 /* Gives `to` what the log no longer has. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);
 void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_received *received);
+
+/* ---- repair.c ---- */
+
+/* Blocks that are damaged here, from another replica: appended to `data`, and written again here.
+ * The first error if no one has them. */
+int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
+                         uint16_t block_count, struct sl_iobuf *data);
+void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,
+                               uint32_t node);
 
 /* ---- raft_serve.c, group_serve.c, group_admin.c ---- */
 

@@ -238,11 +238,15 @@ static int serve_read_co(struct sl_replica *replica, struct sl_received *receive
     union sl_capsule reply = {0};
     struct sl_iobuf data;
     sl_iobuf_init(&data);
+    uint32_t chunk = (uint32_t)(io->offset_bytes / SL_CHUNK_BYTES);
+    uint16_t first_block = (uint16_t)(io->offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES);
+    uint16_t block_count = (uint16_t)(io->length_bytes / SL_BLOCK_BYTES);
     int error = sl_replica_read_barrier_co(replica);
-    if (error == 0)
-        error = sl_store_read_co(replica->log, (uint32_t)(io->offset_bytes / SL_CHUNK_BYTES),
-                                 (uint16_t)(io->offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES),
-                                 (uint16_t)(io->length_bytes / SL_BLOCK_BYTES), &data);
+    if (error == 0) {
+        error = sl_store_read_co(replica->log, chunk, first_block, block_count, &data);
+        if (error == -SL_E_CHECKSUM || error == -EIO)
+            error = sl_replica_repair_co(replica, chunk, first_block, block_count, &data);
+    }
     if (error == 0) {
         sl_cluster_fill_reply(cluster, io->group, replica, 0, 0, &reply.group_reply);
         (void)sl_connection_write_reply_co(received, data.spans, data.span_count, capsule->pieces,

@@ -341,6 +341,9 @@ void sl_cluster_serve_raft_co(struct sl_target_cluster *cluster, struct sl_recei
         serve_beat(cluster, received, *node);
     } else if (op == SL_RAFT_OP_RESYNC && length >= sizeof(struct sl_capsule_resync)) {
         sl_cluster_serve_resync_co(cluster, received);
+    } else if ((op == SL_RAFT_OP_FETCH || op == SL_RAFT_OP_GIVE) &&
+               length >= sizeof(struct sl_capsule_fetch)) {
+        sl_cluster_serve_fetch_co(cluster, received, *node);
     } else {
         reply_error(received, -SL_E_PROTOCOL);
     }

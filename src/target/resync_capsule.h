@@ -35,4 +35,20 @@ struct sl_capsule_resync {
 _Static_assert(sizeof(struct sl_capsule_resync) == 216, "wire.md: resync");
 _Static_assert(offsetof(struct sl_capsule_resync, pieces) == 96, "wire.md: resync");
 
+/* Asks another replica for blocks: it sends them with a GIVE on its own connection, and then
+ * answers. */
+struct sl_capsule_fetch {
+    struct sl_capsule_header header;
+    uint8_t op; /* 32 SL_RAFT_OP_FETCH or SL_RAFT_OP_GIVE */
+    uint8_t reserved1[3];
+    uint32_t group;               /* 36 */
+    uint64_t ticket;              /* 40 the asker's */
+    uint64_t index;               /* 48 FETCH: must be applied there */
+    uint32_t chunk;               /* 56 */
+    uint16_t first_block;         /* 60 */
+    uint16_t block_count;         /* 62 1 … 256 */
+    struct sl_remote_piece piece; /* 64 GIVE: the blocks; its payload is a page of their CRCs */
+};
+_Static_assert(sizeof(struct sl_capsule_fetch) == 88, "wire.md: fetch");
+
 #endif

@@ -361,6 +361,68 @@ static void disk_is_replaced(void **state)
     world_close(&world);
 }
 
+/* ---- repair ---- */
+
+/* Every place on the node's disk that holds the block: how many; `spoil`: a bit of each is turned.
+ */
+static unsigned find_block(struct cluster_world *world, unsigned number, uint64_t block,
+                           uint64_t value, bool spoil)
+{
+    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[number].name, DISK_PATH);
+    unsigned count = 0;
+    for (uint64_t at = 0; at < world->disk_bytes; at += SL_BLOCK_BYTES) {
+        if (!check_block(disk + at, block, value))
+            continue;
+        count++;
+        if (spoil)
+            disk[at + 100] ^= 4;
+    }
+    return count;
+}
+
+static void write_one_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, 700, 8, 4242), 0);
+}
+
+static void expect_one_co(struct cluster_world *world)
+{
+    client_expect_co(world, 700, 8, 4242);
+}
+
+static void expect_damaged_co(struct cluster_world *world)
+{
+    assert_int_equal(client_read_co(world, 703, 1), -SL_E_CHECKSUM);
+    client_expect_co(world, 704, 4, 4242);
+}
+
+/* Rotten blocks on the leader's disk: the reader never notices, and they are whole again. */
+static void blocks_are_repaired(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 10, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_one_co);
+    world_run(&world, all_equal_co);
+    for (unsigned i = 1; i <= 3; i++)
+        node_end(&world, i, false);
+    for (unsigned i = 1; i <= 3; i++)
+        node_start(&world, i);
+    world_run(&world, expect_one_co);
+    unsigned leader = world.leader;
+    assert_true(find_block(&world, leader, 703, 4242, true) > 0);
+    assert_true(find_block(&world, leader, 706, 4242, true) > 0);
+    world_run(&world, expect_one_co);
+    assert_int_equal(world.leader, leader);
+    assert_true(find_block(&world, leader, 703, 4242, false) > 0);
+    assert_true(find_block(&world, leader, 706, 4242, false) > 0);
+    /* At the last one that has it, too: then nobody makes anything up. */
+    for (unsigned i = 1; i <= 3; i++)
+        find_block(&world, i, 703, 4242, true);
+    world_run(&world, expect_damaged_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -368,7 +430,7 @@ int main(void)
         cmocka_unit_test(leader_changes),      cmocka_unit_test(power_is_lost),
         cmocka_unit_test(sessions_are_exact),  cmocka_unit_test(log_goes_round),
         cmocka_unit_test(follower_catches_up), cmocka_unit_test(follower_is_resynced),
-        cmocka_unit_test(disk_is_replaced),
+        cmocka_unit_test(disk_is_replaced),    cmocka_unit_test(blocks_are_repaired),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);

@@ -1,0 +1,60 @@
+/*
+ * A damaged block is written again, from what another copy of the group says it holds. The region's
+ * index stays: nothing new is learnt, only what was there before comes back.
+ */
+#include <errno.h>
+
+#include "core/crc32c.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "store/chunk.h"
+
+static int repair_locked_co(struct chunk *chunk, unsigned block, struct sl_buf *buf,
+                            uint32_t offset_bytes, uint32_t crc)
+{
+    struct sl_store *store = chunk->group->store;
+    unsigned region = block / SL_REGION_BLOCKS;
+    uint32_t *slot = &chunk->table->regions[region].slot;
+    uint32_t stored = sl_crc_stored(crc);
+    int error = 0;
+    /* A newer version is on its way into the slot, or the copy is of another one. */
+    if (overlay_get(chunk, block) != NULL ||
+        (chunk->table->crcs[block] != SL_CRC_DAMAGED && chunk->table->crcs[block] != stored))
+        return -ESTALE;
+    if (*slot == SL_SLOT_NONE) {
+        error = slot_reserve(chunk, region, region);
+        if (error == 0)
+            error = slot_take(chunk, region, slot);
+    }
+    struct sl_span span = sl_buf_span(buf, offset_bytes, SL_BLOCK_BYTES);
+    if (error == 0)
+        error = sl_disk_rw_co(store->config.disk, SL_DISK_WRITE, &span, 1,
+                              slot_offset(store, *slot) +
+                                  (uint64_t)(block % SL_REGION_BLOCKS) * SL_BLOCK_BYTES,
+                              SL_BLOCK_BYTES, 0);
+    if (error < 0)
+        return error;
+    if (chunk->table->crcs[block] != stored) {
+        chunk->table->crcs[block] = stored;
+        chunk->dirty_index = 0; /* with the next root, whatever that frees */
+    }
+    sl_log_warn("store", "%s: block %u of chunk %u of group %llu was repaired", store->config.name,
+                block, chunk->number, (unsigned long long)chunk->group->id);
+    return 0;
+}
+
+int sl_store_block_repair_co(struct sl_store_group *group, uint32_t number, unsigned block,
+                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc)
+{
+    struct chunk *chunk = chunk_find(group->store, group->id, number);
+    if (chunk == NULL || block >= SL_CHUNK_BLOCKS)
+        return -ENOENT;
+    int error = chunk_use_co(chunk);
+    if (error == 0) {
+        chunk_lock_co(chunk);
+        error = repair_locked_co(chunk, block, buf, offset_bytes, crc);
+        chunk_unlock(chunk);
+    }
+    chunk_unuse(chunk);
+    return error;
+}

@@ -1,0 +1,227 @@
+/*
+ * Damaged blocks are read from another replica, and written again here.
+ *
+ *   asker: FETCH {index that must be applied} ─► giver: reads, verified ─► GIVE, on its own
+ *   connection ─► asker: READs, compares with the CRCs ─► gives them to who reads, repairs its own
+ *
+ * The giver is at or past the asker's index, so it never gives an older version; a newer one is
+ * committed as well. What is written back is of the very version that was lost (store/repair.c).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/crc32c.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "target/cluster.h"
+#include "target/resync_capsule.h"
+
+/* A giver that lags waits so long for the asker's index. */
+#define LAG_WAIT_NS (500 * SL_NS_PER_MS)
+
+/* Blocks that were asked for. On the asker's stack. */
+struct fetch {
+    struct sl_list node;
+    uint64_t ticket;
+    uint32_t from; /* node */
+    uint32_t length_bytes;
+    struct sl_buf *buf;
+    struct sl_buf *crcs; /* a page */
+    bool busy, given;
+    struct sl_wait_queue done;
+};
+
+static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint64_t index, uint32_t chunk,
+                  uint16_t first_block, uint16_t block_count)
+{
+    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, fetch->from);
+    struct sl_connection *connection =
+        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, replica->group)) : NULL;
+    union sl_capsule request = {0}, reply;
+    struct sl_capsule_fetch *body = (void *)&request;
+    if (connection == NULL)
+        return -ENOTCONN;
+    body->header.type = SL_CAPSULE_RAFT;
+    body->header.length_bytes = sizeof(*body);
+    body->op = SL_RAFT_OP_FETCH;
+    body->group = replica->group;
+    body->ticket = fetch->ticket;
+    body->index = index;
+    body->chunk = chunk;
+    body->first_block = first_block;
+    body->block_count = block_count;
+    sl_list_append(&replica->cluster->fetches, &fetch->node);
+    int error = sl_connection_call_co(connection, &request, NULL, 0, &reply);
+    /* No longer: but one that is being taken is awaited, for it uses what is ours. */
+    sl_list_remove(&fetch->node);
+    while (fetch->busy)
+        sl_wait_queue_co(&fetch->done);
+    if (error == 0)
+        error = sl_status_to_errno(reply.header.status);
+    return error == 0 && !fetch->given ? -SL_E_PROTOCOL : error;
+}
+
+static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
+                      uint16_t first_block, uint16_t block_count)
+{
+    struct sl_raft_config config = *sl_raft_get_config(replica->raft);
+    int error = -SL_E_CHECKSUM;
+    for (unsigned i = 0; i < config.count; i++) {
+        if (config.members[i].id == replica->id)
+            continue;
+        fetch->from = config.members[i].node;
+        fetch->ticket = ++replica->cluster->fetch_ticket;
+        error = ask_co(replica, fetch, replica->applied, chunk, first_block, block_count);
+        if (error == 0)
+            return 0;
+        sl_log_warn("target", "group %u: node %u cannot give blocks %u of chunk %u: %s (%s)",
+                    replica->group, fetch->from, first_block, chunk, sl_error_text(error),
+                    sl_error_name(error));
+    }
+    return -SL_E_CHECKSUM;
+}
+
+int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
+                         uint16_t block_count, struct sl_iobuf *data)
+{
+    struct sl_memory *memory = replica->cluster->target->memory;
+    struct fetch fetch = {.length_bytes = block_count * SL_BLOCK_BYTES};
+    sl_wait_queue_init(&fetch.done);
+    fetch.buf = sl_buf_alloc_co(memory, fetch.length_bytes, SL_RESERVE_INTAKE);
+    fetch.crcs = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    int error = fetch.buf == NULL || fetch.crcs == NULL ? -ENOMEM : 0;
+    replica->cluster->target->statistics.checksum_error_count++;
+    if (error == 0)
+        error = ask_all_co(replica, &fetch, chunk, first_block, block_count);
+    if (error == 0)
+        error = sl_iobuf_append_buf(data, fetch.buf, 0, fetch.length_bytes);
+    for (unsigned i = 0; error == 0 && i < block_count; i++) {
+        struct sl_iobuf own;
+        sl_iobuf_init(&own);
+        /* Only what is bad: the others may have newer versions by now. */
+        int state = sl_store_read_co(replica->log, chunk, (uint16_t)(first_block + i), 1, &own);
+        sl_iobuf_fini(&own);
+        const uint32_t *crcs = (const void *)fetch.crcs->data;
+        if (state == -SL_E_CHECKSUM || state == -EIO)
+            (void)sl_store_block_repair_co(replica->log, chunk, first_block + i, fetch.buf,
+                                           i * SL_BLOCK_BYTES, crcs[i]);
+    }
+    sl_buf_unref(fetch.buf);
+    sl_buf_unref(fetch.crcs);
+    return error;
+}
+
+/* ---- who gives ---- */
+
+static int give_co(struct sl_replica *replica, const struct sl_capsule_fetch *asked, uint32_t node,
+                   struct sl_buf *buf, struct sl_buf *page)
+{
+    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, node);
+    struct sl_connection *connection =
+        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, replica->group)) : NULL;
+    union sl_capsule request = {0}, reply;
+    struct sl_capsule_fetch *body = (void *)&request;
+    struct sl_span span = sl_buf_span(buf, 0, asked->block_count * SL_BLOCK_BYTES);
+    struct sl_span crcs = sl_buf_span(page, 0, SL_BLOCK_BYTES);
+    if (connection == NULL)
+        return -ENOTCONN;
+    int error = sl_store_read_into_co(replica->log, asked->chunk, asked->first_block,
+                                      asked->block_count, &span, 1);
+    if (error < 0)
+        return error;
+    memset(page->data, 0, SL_BLOCK_BYTES);
+    sl_crc32c_blocks(span.data, asked->block_count, (uint32_t *)(void *)page->data);
+    memcpy(body, asked, sizeof(*body)); /* header: the request, echoed */
+    body->header =
+        (struct sl_capsule_header){.type = SL_CAPSULE_RAFT, .length_bytes = sizeof(*body)};
+    body->op = SL_RAFT_OP_GIVE;
+    /* It may have died while the disk was read. */
+    connection = sl_peer_connect(peer, sl_peer_reactor(peer, replica->group));
+    if (connection == NULL)
+        return -ENOTCONN;
+    error = sl_fabric_describe(replica->cluster->fabric, span.region, span.data, span.length_bytes,
+                               &body->piece);
+    if (error == 0)
+        error = sl_connection_call_co(connection, &request, &crcs, 1, &reply);
+    return error == 0 ? sl_status_to_errno(reply.header.status) : error;
+}
+
+static int serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,
+                          uint32_t node)
+{
+    const struct sl_capsule_fetch *asked = (const void *)&received->capsule;
+    struct sl_replica *replica = sl_cluster_find(cluster, asked->group);
+    uint64_t deadline_ns = sl_cluster_now_ns(cluster) + LAG_WAIT_NS;
+    if (replica == NULL)
+        return -ENOENT;
+    if (asked->block_count == 0 || asked->block_count > SL_ENTRY_BLOCKS_MAX ||
+        asked->first_block + (uint32_t)asked->block_count > SL_CHUNK_BLOCKS ||
+        (uint64_t)asked->chunk >= replica->size_bytes / SL_CHUNK_BYTES)
+        return -SL_E_PROTOCOL;
+    while (replica->applied < asked->index && !cluster->closing) {
+        if (sl_wait_queue_until_co(&replica->progress, deadline_ns) == -ETIMEDOUT)
+            return -EAGAIN;
+    }
+    if (replica->copying != 0 || replica->failed || cluster->closing)
+        return -EAGAIN;
+    struct sl_buf *buf = sl_buf_alloc_co(cluster->target->memory,
+                                         asked->block_count * SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    struct sl_buf *page =
+        sl_buf_alloc_co(cluster->target->memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    int error = buf == NULL || page == NULL ? -ENOMEM : give_co(replica, asked, node, buf, page);
+    sl_buf_unref(buf);
+    sl_buf_unref(page);
+    return error;
+}
+
+/* ---- who is given ---- */
+
+static struct fetch *find_fetch(struct sl_target_cluster *cluster, uint64_t ticket, uint32_t node)
+{
+    sl_list_for_each(list, &cluster->fetches)
+    {
+        struct fetch *fetch = sl_list_entry(list, struct fetch, node);
+        if (fetch->ticket == ticket && fetch->from == node && !fetch->busy && !fetch->given)
+            return fetch;
+    }
+    return NULL;
+}
+
+static int serve_give_co(struct sl_target_cluster *cluster, struct sl_received *received,
+                         uint32_t node)
+{
+    const struct sl_capsule_fetch *given = (const void *)&received->capsule;
+    struct fetch *fetch = find_fetch(cluster, given->ticket, node);
+    if (fetch == NULL)
+        return -ENOENT;
+    if (received->payload_bytes != SL_BLOCK_BYTES ||
+        given->block_count * SL_BLOCK_BYTES != fetch->length_bytes)
+        return -SL_E_PROTOCOL;
+    fetch->busy = true;
+    struct sl_span span = sl_buf_span(fetch->buf, 0, fetch->length_bytes);
+    int error = sl_connection_read_co(received->connection, &span, 1, &given->piece, 1);
+    memcpy(fetch->crcs->data, received->payload->data, SL_BLOCK_BYTES); /* header: CRCs */
+    const uint32_t *crcs = (const void *)fetch->crcs->data;
+    for (unsigned i = 0; error == 0 && i < given->block_count; i++) {
+        if (sl_crc32c(0, span.data + i * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != crcs[i])
+            error = -SL_E_CHECKSUM;
+    }
+    fetch->given = error == 0;
+    fetch->busy = false;
+    sl_wait_queue_wake_all(&fetch->done, 0);
+    return error;
+}
+
+void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,
+                               uint32_t node)
+{
+    const struct sl_capsule_fetch *body = (const void *)&received->capsule;
+    int error = body->op == SL_RAFT_OP_FETCH ? serve_fetch_co(cluster, received, node)
+                                             : serve_give_co(cluster, received, node);
+    union sl_capsule reply = {0};
+    reply.header.type = SL_CAPSULE_REPLY;
+    reply.header.length_bytes = sizeof(reply.header);
+    reply.header.status = sl_status_from_errno(error);
+    sl_connection_reply(received, &reply);
+}
