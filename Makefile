@@ -36,7 +36,7 @@ demo-rdma: deps-test build ## the same over verbs on Soft-RoCE, in a guest, with
 test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line that sums them up
 	@scripts/test
 
-sim: deps-test build ## breaks Raft clusters from SEED on for TIME seconds; a failure is drawn
+sim: deps-test build ## breaks simulated clusters from SEED on for TIME seconds; a failure is drawn
 	@scripts/sim
 
 mutants: deps-test build ## breaks the Raft core and the store in 1 of SHARE ways; what no test notices is in docs/mutants.md

@@ -118,7 +118,7 @@ void sim_event_arm(struct sim_event *event, struct sim_io *node, uint64_t time_n
     SL_ASSERT(!event->armed);
     if (sim->heap_count + 2 > sim->heap_capacity) {
         sim->heap_capacity = sl_max(sim->heap_capacity * 2, (size_t)256);
-        sim->heap = realloc(sim->heap, sim->heap_capacity * sizeof(*sim->heap));
+        sim->heap = sim_realloc(sim->heap, sim->heap_capacity * sizeof(*sim->heap));
         SL_ASSERT(sim->heap != NULL);
     }
     event->armed = true;
@@ -174,9 +174,42 @@ static void dispatch(struct sl_sim *sim)
 
 /* ---- the engine of a node ---- */
 
+/* Drift is far below 100%, and a run below some hours: no overflow. */
+static uint64_t own_time(const struct sim_io *node, uint64_t now_ns)
+{
+    int64_t passed = (int64_t)(now_ns - node->base_ns);
+    return node->own_base_ns + (uint64_t)(passed + passed * node->rate_ppm / 1000000);
+}
+
+uint64_t sim_time_of(const struct sim_io *node, uint64_t own_ns)
+{
+    if (own_ns == UINT64_MAX)
+        return UINT64_MAX;
+    if (own_ns <= node->own_base_ns)
+        return node->base_ns;
+    int64_t passed = (int64_t)(own_ns - node->own_base_ns);
+    if (passed > INT64_MAX / 2000000)
+        return UINT64_MAX;
+    uint64_t time_ns =
+        node->base_ns + (uint64_t)(passed * INT64_C(1000000) / (1000000 + node->rate_ppm));
+    while (own_time(node, time_ns) < own_ns)
+        time_ns++;
+    return time_ns;
+}
+
+void sl_sim_clock_set(struct sl_sim *sim, struct sl_io *io, int32_t rate_ppm, uint64_t jump_ns)
+{
+    struct sim_io *node = (struct sim_io *)(void *)io;
+    node->own_base_ns = own_time(node, sim->now_ns) + jump_ns;
+    node->base_ns = sim->now_ns;
+    node->rate_ppm = rate_ppm;
+    sl_sim_trace(sim, io, "clock", (uint64_t)(int64_t)rate_ppm, jump_ns);
+}
+
 static uint64_t engine_now_ns(void *engine)
 {
-    return ((struct sim_io *)engine)->sim->now_ns;
+    const struct sim_io *node = engine;
+    return own_time(node, node->sim->now_ns);
 }
 
 static unsigned engine_poll(void *engine)
@@ -251,7 +284,7 @@ static void set_defaults(struct sl_sim_config *config)
 
 int sl_sim_create(const struct sl_sim_config *config, struct sl_sim **result)
 {
-    struct sl_sim *sim = calloc(1, sizeof(*sim));
+    struct sl_sim *sim = sim_calloc(1, sizeof(*sim));
     if (sim == NULL)
         return -ENOMEM;
     sim->config = *config;
@@ -319,6 +352,59 @@ int sl_sim_node_open(struct sl_sim *sim, const char *name, unsigned index, size_
     return error;
 }
 
+/* volatile: compilers believe that malloc() reads no memory of ours. */
+struct sl_sim_heap *volatile sl_sim_heap_current;
+
+void sl_sim_heap_set(struct sl_io *io, struct sl_sim_heap *heap)
+{
+    ((struct sim_io *)(void *)io)->heap = heap;
+}
+
+void sl_sim_pause(struct sl_sim *sim, struct sl_io *io, bool on)
+{
+    ((struct sim_io *)(void *)io)->paused = on;
+    sl_sim_trace(sim, io, on ? "pause" : "go on", 0, 0);
+}
+
+void sl_sim_cut(struct sl_sim *sim, struct sl_io *from, struct sl_io *to, bool on)
+{
+    unsigned i = ((struct sim_io *)(void *)from)->index;
+    unsigned k = ((struct sim_io *)(void *)to)->index;
+    sim->partitioned[i][k] = on;
+    sl_sim_trace(sim, from, on ? "cut" : "join", i, k);
+    if (!on)
+        sim_link_release_held(sim);
+}
+
+void sl_sim_partition(struct sl_sim *sim, struct sl_io *a, struct sl_io *b, bool on)
+{
+    unsigned i = ((struct sim_io *)(void *)a)->index;
+    unsigned k = ((struct sim_io *)(void *)b)->index;
+    sim->partitioned[i][k] = sim->partitioned[k][i] = on;
+    sl_sim_trace(sim, a, on ? "partition" : "heal", i, k);
+    if (!on)
+        sim_link_release_held(sim);
+}
+
+void sl_sim_crash(struct sl_sim *sim, struct sl_sim_node *nodes, unsigned count, bool power)
+{
+    struct sim_io *first = (struct sim_io *)(void *)nodes[0].io;
+    char name[SIM_NAME_BYTES_MAX];
+    snprintf(name, sizeof(name), "%s", first->name);
+    sl_sim_trace(sim, nodes[0].io, power ? "power loss" : "kill", 0, 0);
+    for (unsigned i = 0; i < count; i++)
+        sim_link_crash((struct sim_io *)(void *)nodes[i].io, power);
+    sim_disks_crash(sim, name, power);
+    for (unsigned i = 0; i < count; i++) {
+        sim_events_drop(sim, (struct sim_io *)(void *)nodes[i].io);
+        sl_reactor_abandon(nodes[i].reactor);
+        sl_memory_abandon(nodes[i].memory);
+        ((struct sim_io *)(void *)nodes[i].io)->disk_count = 0;
+        sl_io_destroy(nodes[i].io);
+        nodes[i] = (struct sl_sim_node){0};
+    }
+}
+
 void sl_sim_node_close(struct sl_sim_node *node)
 {
     sl_memory_destroy(node->memory);
@@ -332,11 +418,16 @@ void sl_sim_node_close(struct sl_sim_node *node)
 static bool step_all(struct sl_sim *sim)
 {
     bool busy = false;
+    dispatch(sim); /* also for nodes that stand still, which take nothing themselves */
     unsigned start = sim->node_count > 1 ? (unsigned)(sl_sim_random(sim) % sim->node_count) : 0;
     for (unsigned i = 0; i < sim->node_count; i++) {
         struct sim_io *node = sim->nodes[(start + i) % sim->node_count];
-        if (node != NULL && node->io.reactor != NULL && sl_reactor_step(node->io.reactor))
+        if (node == NULL || node->io.reactor == NULL || node->paused)
+            continue;
+        sl_sim_heap_current = node->heap;
+        if (sl_reactor_step(node->io.reactor))
             busy = true;
+        sl_sim_heap_current = NULL;
     }
     return busy;
 }
@@ -346,8 +437,9 @@ static uint64_t next_time_ns(const struct sl_sim *sim)
 {
     uint64_t next = sim->heap_count > 0 ? sim->heap[1]->time_ns : UINT64_MAX;
     for (unsigned i = 0; i < sim->node_count; i++) {
-        if (sim->nodes[i] != NULL && sim->nodes[i]->io.reactor != NULL)
-            next = sl_min(next, sl_reactor_next_deadline_ns(sim->nodes[i]->io.reactor));
+        const struct sim_io *node = sim->nodes[i];
+        if (node != NULL && node->io.reactor != NULL && !node->paused)
+            next = sl_min(next, sim_time_of(node, sl_reactor_next_deadline_ns(node->io.reactor)));
     }
     return next;
 }

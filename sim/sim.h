@@ -101,6 +101,24 @@ int sl_sim_node_open(struct sl_sim *sim, const char *name, unsigned index, size_
 /* No coroutine may be alive and every buffer must be back. */
 void sl_sim_node_close(struct sl_sim_node *node);
 
+/* A process dies, from one moment to the next: `nodes` are all its reactors, of one name. Its disks
+ * keep what was completed, and of what was under way what the seed says; its peers find their
+ * connections closed. With `power` they hear nothing, until a node of that name is there again and
+ * gets something of theirs; and disks lose or tear what was not flushed. Nothing of it runs any
+ * more: stacks and mapped memory are given back, what it had on the heap is the caller's to free
+ * ("heaps"). */
+void sl_sim_crash(struct sl_sim *sim, struct sl_sim_node *nodes, unsigned count, bool power);
+/* Not stepped for a while, as after SIGSTOP. */
+void sl_sim_pause(struct sl_sim *sim, struct sl_io *io, bool on);
+/* From now on its clock runs so much too fast (or slow, above -500000), after a jump forward. */
+void sl_sim_clock_set(struct sl_sim *sim, struct sl_io *io, int32_t rate_ppm, uint64_t jump_ns);
+
+/* Heaps: while a node is stepped this is its own, for an allocator that wants to know whose a block
+ * is (sim/cluster/heap.h); NULL for what the simulator allocates. */
+struct sl_sim_heap;
+extern struct sl_sim_heap *volatile sl_sim_heap_current;
+void sl_sim_heap_set(struct sl_io *io, struct sl_sim_heap *heap);
+
 /* Steps the reactors, and lets time pass to the next event when none has work, until `done` (may be
  * NULL) answers true: true; or until `deadline_ns`, or nothing can ever happen any more: false. */
 bool sl_sim_run_until(struct sl_sim *sim, uint64_t deadline_ns, bool (*done)(void *argument),
@@ -114,6 +132,8 @@ void sl_sim_advance(struct sl_sim *sim, uint64_t limit_ns);
 extern const struct sl_link_ops sl_link_sim;
 /* Packets between the two are kept back until it is off again. */
 void sl_sim_partition(struct sl_sim *sim, struct sl_io *a, struct sl_io *b, bool on);
+/* The same one way only. */
+void sl_sim_cut(struct sl_sim *sim, struct sl_io *from, struct sl_io *to, bool on);
 /* Kills every connection between the two, at both ends. */
 void sl_sim_reset(struct sl_sim *sim, struct sl_io *a, struct sl_io *b);
 

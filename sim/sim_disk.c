@@ -26,7 +26,8 @@ struct image {
     bool fail_reads, fail_writes;
     uint64_t event_count;
     uint64_t stop_at;
-    uint32_t incarnation; /* counts crashes: who opened it before one is dead */
+    uint32_t incarnation;   /* counts crashes: who opened it before one is dead */
+    struct sl_list handles; /* struct disk */
     unsigned open_count;
     bool locked;
     bool off;
@@ -34,6 +35,7 @@ struct image {
 
 struct disk {
     struct sl_disk disk;
+    struct sl_list node; /* image->handles */
     struct image *image;
     uint32_t incarnation;
     bool read_only;
@@ -101,7 +103,7 @@ int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *pa
 {
     if (find_image(sim, node_name, path) != NULL)
         return -EEXIST;
-    struct image *image = calloc(1, sizeof(*image));
+    struct image *image = sim_calloc(1, sizeof(*image));
     if (image == NULL)
         return -ENOMEM;
     snprintf(image->node_name, sizeof(image->node_name), "%s", node_name);
@@ -109,8 +111,9 @@ int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *pa
     image->capacity_bytes = sl_align_down(capacity_bytes, SL_BLOCK_BYTES);
     sl_list_init(&image->operations);
     sl_list_init(&image->unsynced);
-    image->current = calloc(1, image->capacity_bytes + 1);
-    image->durable = calloc(1, image->capacity_bytes + 1);
+    sl_list_init(&image->handles);
+    image->current = sim_calloc(1, image->capacity_bytes + 1);
+    image->durable = sim_calloc(1, image->capacity_bytes + 1);
     if (image->current == NULL || image->durable == NULL) {
         image_free(image);
         return -ENOMEM;
@@ -121,7 +124,7 @@ int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *pa
 
 static uint8_t *enlarged(uint8_t *data, uint64_t from_bytes, uint64_t to_bytes)
 {
-    uint8_t *larger = realloc(data, to_bytes + 1);
+    uint8_t *larger = sim_realloc(data, to_bytes + 1);
     SL_ASSERT(larger != NULL);
     memset(larger + from_bytes, 0, to_bytes - from_bytes);
     return larger;
@@ -196,12 +199,12 @@ static void gather(const struct sl_disk_op *op, uint8_t *to)
 
 static struct write *write_begin(struct image *image, const struct sl_disk_op *op)
 {
-    struct write *write = calloc(1, sizeof(*write));
+    struct write *write = sim_calloc(1, sizeof(*write));
     SL_ASSERT(write != NULL);
     write->offset_bytes = op->offset_bytes;
     write->length_bytes = op->length_bytes;
-    write->data = malloc(op->length_bytes);
-    write->alive = malloc(op->length_bytes / SECTOR_BYTES);
+    write->data = sim_malloc(op->length_bytes);
+    write->alive = sim_malloc(op->length_bytes / SECTOR_BYTES);
     SL_ASSERT(write->data != NULL && write->alive != NULL);
     memset(write->alive, 1, op->length_bytes / SECTOR_BYTES);
     gather(op, write->data);
@@ -327,11 +330,54 @@ int sl_sim_disk_crash(struct sl_sim *sim, const char *node_name, const char *pat
     {
         sl_list_entry(node, struct operation, node)->write = NULL;
     }
+    /* Nowhere else do the two differ. */
+    sl_list_for_each(node, &image->unsynced)
+    {
+        const struct write *write = sl_list_entry(node, struct write, node);
+        memcpy(image->current + write->offset_bytes, image->durable + write->offset_bytes,
+               write->length_bytes);
+    }
     unsynced_clear(image);
-    memcpy(image->current, image->durable, image->capacity_bytes);
     image->off = false;
     sl_sim_trace(sim, NULL, "disk crash", sim->statistics.disk_lost_count, 0);
     return 0;
+}
+
+/* What was submitted, the kernel does or not; nobody learns of it. */
+static void finish_orphans(struct sl_sim *sim, struct image *image)
+{
+    sl_list_for_each(node, &image->operations)
+    {
+        struct operation *operation = sl_list_entry(node, struct operation, node);
+        if (operation->write == NULL)
+            continue;
+        bool durable = (operation->op->flags & SL_DISK_DURABLE) != 0;
+        if (operation->error == 0 && sl_sim_random(sim) % 2 == 0)
+            write_complete(image, operation->write, durable);
+        else
+            write_free(operation->write);
+        operation->write = NULL;
+    }
+    image->incarnation++;
+}
+
+void sim_disks_crash(struct sl_sim *sim, const char *node_name, bool power)
+{
+    sl_list_for_each(node, &sim->disks)
+    {
+        struct image *image = sl_list_entry(node, struct image, node);
+        if (strcmp(image->node_name, node_name) != 0)
+            continue;
+        if (power)
+            sl_sim_disk_crash(sim, node_name, image->path);
+        else
+            finish_orphans(sim, image);
+        struct sl_list *handle;
+        while ((handle = sl_list_pop(&image->handles)) != NULL)
+            free(sl_list_entry(handle, struct disk, node));
+        image->open_count = 0;
+        image->locked = false;
+    }
 }
 
 int sl_sim_disk_stop_at(struct sl_sim *sim, const char *node_name, const char *path,
@@ -416,7 +462,7 @@ int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_optio
         return -ENOENT;
     if (image->locked && options->exclusive && options->share_with == NULL)
         return -EWOULDBLOCK;
-    struct disk *disk = calloc(1, sizeof(*disk));
+    struct disk *disk = sim_calloc(1, sizeof(*disk));
     if (disk == NULL)
         return -ENOMEM;
     disk->disk.io = io;
@@ -426,6 +472,7 @@ int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_optio
     disk->exclusive = options->exclusive && options->share_with == NULL;
     image->locked = image->locked || options->exclusive;
     image->open_count++;
+    sl_list_append(&image->handles, &disk->node);
     node->disk_count++;
     *info = (struct sl_disk_info){
         .capacity_bytes = image->capacity_bytes,
@@ -445,6 +492,7 @@ void sim_disk_close(struct sl_disk *base)
         disk->image->locked = false;
     disk->image->open_count--;
     node_of(base->io)->disk_count--;
+    sl_list_remove(&disk->node);
     free(disk);
 }
 
@@ -601,7 +649,7 @@ void sim_disk_submit(struct sl_disk_op *op)
     struct sim_io *node = node_of(op->disk->io);
     struct sl_sim *sim = node->sim;
     const struct sl_sim_storage *storage = &sim->config.storage;
-    struct operation *operation = calloc(1, sizeof(*operation));
+    struct operation *operation = sim_calloc(1, sizeof(*operation));
     SL_ASSERT(operation != NULL);
     bool is_read = op->opcode == SL_DISK_READ;
     operation->op = op;

@@ -96,7 +96,7 @@ int sl_sim_io_create(struct sl_sim *sim, const char *name, struct sl_io **io)
         index++;
     if (index == SIM_NODES_MAX)
         return -ENOMEM;
-    struct sim_io *node = calloc(1, sizeof(*node));
+    struct sim_io *node = sim_calloc(1, sizeof(*node));
     if (node == NULL)
         return -ENOMEM;
     snprintf(node->name, sizeof(node->name), "%s", name);
@@ -106,6 +106,8 @@ int sl_sim_io_create(struct sl_sim *sim, const char *name, struct sl_io **io)
     node->io.engine = sim_engine;
     node->io.engine.engine = node;
     sl_list_init(&node->due);
+    sl_list_init(&node->domains);
+    node->base_ns = node->own_base_ns = sim->now_ns;
     sim_random_seed(&node->random, sim->config.seed ^ (0x6e6f6465 * ++sim->nodes_made));
     sim->nodes[index] = node;
     sim->node_count = sl_max(sim->node_count, index + 1);

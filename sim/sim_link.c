@@ -31,6 +31,7 @@ struct key {
 
 struct sl_link_domain {
     struct sim_io *node;
+    struct sl_list of_node; /* node->domains */
     struct sl_memory *memory;
     struct sl_region_client client;
     struct sl_link_limits limits;
@@ -58,11 +59,12 @@ struct sl_link_connection {
     struct sl_link_domain *domain;
     const struct sl_link_handlers *handlers;
     void *owner;
-    struct sl_list receives;    /* struct sl_link_op, posted */
-    struct sl_list outstanding; /* struct sl_link_op: SEND, READ, WRITE */
-    struct sl_list held;        /* struct packet to this end, kept back by a partition */
-    uint64_t departure_ns;      /* of the last packet from this end */
-    uint64_t arrival_ns;        /* of the last packet to this end */
+    struct sl_list receives;       /* struct sl_link_op, posted */
+    struct sl_list outstanding;    /* struct sl_link_op: SEND, READ, WRITE */
+    struct sl_list held;           /* struct packet to this end, kept back by a partition */
+    uint64_t departure_ns;         /* of the last packet from this end */
+    uint64_t arrival_ns;           /* of the last packet to this end */
+    char lost[SIM_NAME_BYTES_MAX]; /* the node that it was on, and that lost its power */
     struct sim_event connected;
     struct sim_event deadline;
     struct sim_event flush;
@@ -73,6 +75,7 @@ struct wire {
     struct sl_sim *sim;
     unsigned references; /* ends not freed, packets, the request */
     bool early_write;    /* a WRITE completes when it left */
+    struct incoming *request;
     struct sl_link_connection ends[2];
     char address[SL_ADDRESS_BYTES_MAX];
     uint8_t private_data[SL_LINK_PRIVATE_BYTES];
@@ -114,6 +117,7 @@ struct packet {
 struct incoming {
     struct sl_link_incoming base;
     struct wire *wire;
+    const struct sim_io *node; /* whose listener got it */
 };
 
 static void arrive(struct sim_event *event);
@@ -147,7 +151,7 @@ static void packet_drop(struct sim_event *event)
 
 static struct packet *packet_new(struct wire *wire, unsigned to_side, enum packet_kind kind)
 {
-    struct packet *packet = calloc(1, sizeof(*packet));
+    struct packet *packet = sim_calloc(1, sizeof(*packet));
     SL_ASSERT(packet != NULL);
     packet->wire = wire;
     packet->to_side = to_side;
@@ -174,6 +178,26 @@ static struct sim_io *destination(const struct packet *packet)
     return NULL;
 }
 
+/* A node of this name runs. */
+static bool is_back(const struct sl_sim *sim, const char *name)
+{
+    for (unsigned i = 0; name[0] != '\0' && i < sim->node_count; i++) {
+        if (sim->nodes[i] != NULL && strcmp(sim->nodes[i]->name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void into_network(struct packet *packet, struct sim_io *from);
+
+/* The answer of a node that knows nothing of the connection any more. */
+static void close_from_afar(struct wire *wire, unsigned lost_side, struct sim_io *to)
+{
+    struct sl_link_connection *end = &wire->ends[1 - lost_side];
+    if (end->domain != NULL && end->state < END_DYING)
+        into_network(packet_new(wire, end->side, PACKET_CLOSED), to);
+}
+
 static void into_network(struct packet *packet, struct sim_io *from)
 {
     struct wire *wire = packet->wire;
@@ -191,6 +215,8 @@ static void into_network(struct packet *packet, struct sim_io *from)
             end->reason = -ECONNRESET; /* the request that waits for an answer is worthless */
             packet_free(packet);
         } else {
+            if (packet->kind != PACKET_CLOSED && is_back(sim, end->lost))
+                close_from_afar(wire, packet->to_side, from);
             packet_free(packet);
         }
         return;
@@ -319,7 +345,7 @@ static uint32_t total_bytes(const struct sl_link_op *op, unsigned from)
 static void gather(struct packet *packet, const struct sl_link_op *op, unsigned from)
 {
     packet->payload_bytes = total_bytes(op, from);
-    packet->payload = malloc(packet->payload_bytes + 1);
+    packet->payload = sim_malloc(packet->payload_bytes + 1);
     SL_ASSERT(packet->payload != NULL);
     uint8_t *to = packet->payload;
     for (unsigned i = from; i < op->span_count; i++) {
@@ -435,13 +461,15 @@ static void arrive_connect(struct wire *wire)
         struct sl_link_listener *listener = sl_list_entry(node, struct sl_link_listener, node);
         if (strcmp(listener->address, wire->address) != 0)
             continue;
-        struct incoming *request = calloc(1, sizeof(*request));
+        struct incoming *request = sim_calloc(1, sizeof(*request));
         SL_ASSERT(request != NULL);
         request->base.ops = &sl_link_sim;
         memcpy(request->base.private_data, wire->private_data, SL_LINK_PRIVATE_BYTES);
         snprintf(request->base.peer, sizeof(request->base.peer), "%s",
                  wire->ends[0].domain->node->name);
         request->wire = wire;
+        request->node = listener->domain->node;
+        wire->request = request;
         wire->references++;
         listener->incoming(listener->owner, &request->base);
         return;
@@ -474,7 +502,7 @@ static void answer_with(struct sl_link_connection *end, const struct packet *pac
     answer->op = op;
     op->link_data[0] = answer;
     answer->payload_bytes = packet->payload_bytes;
-    answer->payload = malloc(packet->payload_bytes + 1);
+    answer->payload = sim_malloc(packet->payload_bytes + 1);
     SL_ASSERT(answer->payload != NULL);
     memcpy(answer->payload, memory, packet->payload_bytes);
     into_network(answer, end->domain->node);
@@ -601,7 +629,7 @@ static int link_connect(struct sl_link_domain *domain, const char *address,
                         struct sl_link_connection **connection)
 {
     struct sl_sim *sim = domain->node->sim;
-    struct wire *wire = calloc(1, sizeof(*wire));
+    struct wire *wire = sim_calloc(1, sizeof(*wire));
     if (wire == NULL)
         return -ENOMEM;
     wire->sim = sim;
@@ -621,7 +649,8 @@ static int link_connect(struct sl_link_domain *domain, const char *address,
     end_init(wire, 0, domain, handlers, owner);
     end->state = END_CONNECTING;
     if (deadline_ns != UINT64_MAX)
-        sim_event_arm(&end->deadline, domain->node, deadline_ns, "deadline");
+        sim_event_arm(&end->deadline, domain->node, sim_time_of(domain->node, deadline_ns),
+                      "deadline");
     into_network(packet_new(wire, 1, PACKET_CONNECT), domain->node);
     *connection = end;
     return 0;
@@ -635,6 +664,7 @@ static int link_accept(struct sl_link_domain *domain, struct sl_link_incoming *b
     struct wire *wire = request->wire;
     struct sl_link_connection *end = &wire->ends[1];
     bool is_gone = end->reason != 0;
+    wire->request = NULL;
     free(request);
     end_init(wire, 1, domain, handlers, owner);
     end->state = END_CONNECTED;
@@ -653,6 +683,7 @@ static void link_reject(struct sl_link_incoming *base)
 {
     struct incoming *request = sl_container_of(base, struct incoming, base);
     struct wire *wire = request->wire;
+    wire->request = NULL;
     free(request);
     if (wire->ends[0].state == END_CONNECTING)
         into_network(packet_new(wire, 0, PACKET_REJECTED), wire->ends[0].domain->node);
@@ -685,7 +716,7 @@ static int link_listen(struct sl_link_domain *domain, const char *address,
                        char *bound, struct sl_link_listener **result)
 {
     struct sl_sim *sim = domain->node->sim;
-    struct sl_link_listener *listener = calloc(1, sizeof(*listener));
+    struct sl_link_listener *listener = sim_calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
     size_t length = strlen(address);
@@ -725,7 +756,7 @@ static void listener_close(struct sl_link_listener *listener)
 static int attach(struct sl_region_client *client, struct sl_region *region)
 {
     struct sl_link_domain *domain = sl_container_of(client, struct sl_link_domain, client);
-    struct key *key = calloc(1, sizeof(*key));
+    struct key *key = sim_calloc(1, sizeof(*key));
     if (key == NULL)
         return -ENOMEM;
     key->key = sl_sim_random(domain->node->sim);
@@ -749,7 +780,7 @@ static int domain_open(const struct sl_link_domain_config *config, struct sl_lin
 {
     if (config->io->ops != &sim_io_ops)
         return -ENODEV;
-    struct sl_link_domain *domain = calloc(1, sizeof(*domain));
+    struct sl_link_domain *domain = sim_calloc(1, sizeof(*domain));
     if (domain == NULL)
         return -ENOMEM;
     domain->node = (struct sim_io *)(void *)config->io;
@@ -765,6 +796,7 @@ static int domain_open(const struct sl_link_domain_config *config, struct sl_lin
         .atomics = true,
     };
     sl_list_init(&domain->keys);
+    sl_list_init(&domain->of_node);
     domain->client.attach = attach;
     domain->client.detach = detach;
     int error = sl_region_set_add_client(sl_memory_regions(config->memory), &domain->client);
@@ -772,6 +804,7 @@ static int domain_open(const struct sl_link_domain_config *config, struct sl_lin
         free(domain);
         return error;
     }
+    sl_list_append(&domain->node->domains, &domain->of_node);
     *result = domain;
     return 0;
 }
@@ -781,6 +814,7 @@ static void domain_close(struct sl_link_domain *domain)
     SL_ASSERT(domain->user_count == 0);
     sl_region_set_remove_client(sl_memory_regions(domain->memory), &domain->client);
     SL_ASSERT(sl_list_is_empty(&domain->keys));
+    sl_list_remove(&domain->of_node);
     free(domain);
 }
 
@@ -874,12 +908,84 @@ void sim_link_release_held(struct sl_sim *sim)
     }
 }
 
-void sl_sim_partition(struct sl_sim *sim, struct sl_io *a, struct sl_io *b, bool on)
+/* ---- crashes ---- */
+
+/* Operations of a dead node: packets under way forget them. */
+static void forget_operations(struct sl_list *list)
 {
-    unsigned i = ((struct sim_io *)(void *)a)->index;
-    unsigned k = ((struct sim_io *)(void *)b)->index;
-    sim->partitioned[i][k] = sim->partitioned[k][i] = on;
-    sl_sim_trace(sim, a, on ? "partition" : "heal", i, k);
-    if (!on)
-        sim_link_release_held(sim);
+    struct sl_list *node;
+    while ((node = sl_list_pop(list)) != NULL) {
+        struct sl_link_op *op = sl_list_entry(node, struct sl_link_op, node);
+        if (op->link_data[0] != NULL)
+            ((struct packet *)op->link_data[0])->op = NULL;
+    }
+}
+
+static void end_crash(struct sl_link_connection *end, bool power)
+{
+    struct sim_io *node = end->domain->node;
+    struct wire *wire = end->wire;
+    struct sl_link_connection *other = &wire->ends[1 - end->side];
+    bool was_alive = end->state == END_CONNECTING || end->state == END_CONNECTED;
+    forget_operations(&end->outstanding);
+    forget_operations(&end->receives);
+    sim_event_cancel(&end->connected);
+    sim_event_cancel(&end->deadline);
+    sim_event_cancel(&end->flush);
+    drop_held(end);
+    if (was_alive && !power)
+        notify_peer(end, PACKET_CLOSED, NULL);
+    if (power)
+        snprintf(end->lost, sizeof(end->lost), "%s", node->name);
+    end->state = END_FREED;
+    end->domain = NULL;
+    if (other->state == END_UNUSED || other->state == END_FREED)
+        drop_held(other);
+    wire_unref(wire);
+}
+
+static void request_crash(struct wire *wire, struct sim_io *node, bool power)
+{
+    free(wire->request);
+    wire->request = NULL;
+    if (!power && wire->ends[0].state == END_CONNECTING)
+        into_network(packet_new(wire, 0, PACKET_REJECTED), node);
+    wire_unref(wire);
+}
+
+static void domain_crash(struct sl_link_domain *domain)
+{
+    struct sl_list *node;
+    while ((node = sl_list_pop(&domain->keys)) != NULL)
+        free(sl_list_entry(node, struct key, node));
+    sl_list_remove(&domain->of_node);
+    free(domain);
+}
+
+void sim_link_crash(struct sim_io *node, bool power)
+{
+    struct sl_sim *sim = node->sim;
+    sl_list_for_each(at, &sim->wires)
+    {
+        struct wire *wire = sl_list_entry(at, struct wire, node);
+        wire->references++;
+        for (unsigned side = 0; side < 2; side++) {
+            if (wire->ends[side].domain != NULL && wire->ends[side].domain->node == node)
+                end_crash(&wire->ends[side], power);
+        }
+        if (wire->request != NULL && wire->request->node == node)
+            request_crash(wire, node, power);
+        wire_unref(wire);
+    }
+    sl_list_for_each(at, &sim->listeners)
+    {
+        struct sl_link_listener *listener = sl_list_entry(at, struct sl_link_listener, node);
+        if (listener->domain->node != node)
+            continue;
+        sl_list_remove(&listener->node);
+        free(listener);
+    }
+    struct sl_list *first;
+    while ((first = sl_list_first(&node->domains)) != NULL)
+        domain_crash(sl_list_entry(first, struct sl_link_domain, of_node));
 }

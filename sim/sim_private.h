@@ -2,6 +2,8 @@
 #ifndef SIM_SIM_PRIVATE_H
 #define SIM_SIM_PRIVATE_H
 
+#include <stdlib.h>
+
 #include "io/io_ops.h"
 #include "sim/sim.h"
 
@@ -31,8 +33,13 @@ struct sim_io {
     char name[SIM_NAME_BYTES_MAX];
     unsigned index; /* in sim->nodes */
     struct sim_random random;
-    struct sl_list due;  /* struct sim_event */
-    unsigned disk_count; /* open */
+    struct sl_list due;     /* struct sim_event */
+    struct sl_list domains; /* struct sl_link_domain */
+    unsigned disk_count;    /* open */
+    struct sl_sim_heap *heap;
+    bool paused;
+    int32_t rate_ppm; /* its clock: own_base_ns at base_ns, and so much faster from there on */
+    uint64_t base_ns, own_base_ns;
 };
 
 struct sl_sim {
@@ -55,7 +62,26 @@ struct sl_sim {
     uint64_t trace_hash;
 };
 
+/* What the simulator allocates in a node's turn is not the node's (sim.h, "heaps"). */
+#define SIM_UNTRACKED(call)                                                                        \
+    struct sl_sim_heap *heap = sl_sim_heap_current;                                                \
+    sl_sim_heap_current = NULL;                                                                    \
+    void *block = (call);                                                                          \
+    sl_sim_heap_current = heap;                                                                    \
+    return block;
+static inline void *sim_malloc(size_t bytes)
+{
+    SIM_UNTRACKED(malloc(bytes))
+}
+static inline void *sim_calloc(size_t count, size_t bytes)
+{
+    SIM_UNTRACKED(calloc(count, bytes))
+}
+static inline void *sim_realloc(void *old, size_t bytes){SIM_UNTRACKED(realloc(old, bytes))}
+
 /* sim.c */
+/* When the node's clock shows `own_ns`. */
+uint64_t sim_time_of(const struct sim_io *node, uint64_t own_ns);
 void sim_random_seed(struct sim_random *random, uint64_t seed);
 uint64_t sim_random_next(struct sim_random *random);
 /* In [low, high]. */
@@ -78,8 +104,12 @@ int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_optio
 void sim_disk_close(struct sl_disk *disk);
 void sim_disk_submit(struct sl_disk_op *op);
 void sim_disks_free(struct sl_sim *sim);
+/* The process that had them open is gone; with `power` theirs, too. */
+void sim_disks_crash(struct sl_sim *sim, const char *node_name, bool power);
 
 /* sim_link.c */
 void sim_link_release_held(struct sl_sim *sim);
+/* Ends whatever the node has of the link; with `power` its peers are not told. */
+void sim_link_crash(struct sim_io *node, bool power);
 
 #endif

@@ -35,6 +35,7 @@ int sl_reactor_create(const struct sl_reactor_config *config,
     reactor->engine = *engine;
     sl_list_init(&reactor->ready);
     sl_list_init(&reactor->pooled);
+    sl_list_init(&reactor->stacks);
     sl_list_init(&reactor->pollers);
     reactor->now_ns = engine->now_ns(engine->engine);
     *result = reactor;
@@ -47,6 +48,16 @@ void sl_reactor_destroy(struct sl_reactor *reactor)
         return;
     SL_ASSERT(reactor->statistics.coroutine_count == 0);
     sl_reactor_free_stacks(reactor);
+    free(reactor->timers);
+    free(reactor);
+}
+
+void sl_reactor_abandon(struct sl_reactor *reactor)
+{
+    if (reactor == NULL)
+        return;
+    SL_ASSERT(sl_reactor_current != reactor);
+    sl_reactor_abandon_stacks(reactor);
     free(reactor->timers);
     free(reactor);
 }

@@ -79,6 +79,10 @@ int sl_reactor_create(const struct sl_reactor_config *config,
                       const struct sl_reactor_engine *engine, struct sl_reactor **reactor);
 /* No coroutine may be alive. Takes NULL. */
 void sl_reactor_destroy(struct sl_reactor *reactor);
+/* For a simulator whose node crashes: frees the reactor and the stacks of its coroutines wherever
+ * those are; nothing of them runs any more, and what they held is theirs who abandoned them. Not
+ * from inside a turn of it. Takes NULL. */
+void sl_reactor_abandon(struct sl_reactor *reactor);
 
 /* One turn without sleeping; true if anything was done. The simulator's way to drive N reactors. */
 bool sl_reactor_step(struct sl_reactor *reactor);

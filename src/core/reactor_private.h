@@ -8,7 +8,8 @@
 #include "core/spin.h"
 
 struct sl_co {
-    struct sl_list node; /* in the ready queue or the pool */
+    struct sl_list node;  /* in the ready queue or the pool */
+    struct sl_list stack; /* in the reactor's stacks */
     struct sl_reactor *reactor;
     void *context; /* where it was suspended */
     sl_co_fn fn;
@@ -30,6 +31,7 @@ struct sl_reactor {
 
     struct sl_list ready;  /* struct sl_co */
     struct sl_list pooled; /* struct sl_co with a warm stack; last in, first out */
+    struct sl_list stacks; /* every struct sl_co, in use or pooled */
     unsigned pooled_count;
     unsigned stack_colour; /* of the next stack */
     struct sl_co *running;
@@ -60,6 +62,7 @@ struct sl_reactor {
 /* coroutine.c */
 unsigned sl_reactor_run_ready(struct sl_reactor *reactor);
 void sl_reactor_free_stacks(struct sl_reactor *reactor);
+void sl_reactor_abandon_stacks(struct sl_reactor *reactor);
 /* timer.c */
 unsigned sl_reactor_fire_timers(struct sl_reactor *reactor);
 

@@ -111,6 +111,18 @@ void sl_memory_destroy(struct sl_memory *memory)
     free(memory);
 }
 
+void sl_memory_abandon(struct sl_memory *memory)
+{
+    if (memory == NULL)
+        return;
+    sl_region_for_each(node, memory->regions)
+    {
+        struct sl_region *region = sl_list_entry(node, struct sl_region, node);
+        sl_unpoison(region->base, region->length_bytes);
+        sl_region_abandon(region);
+    }
+}
+
 struct sl_region_set *sl_memory_regions(struct sl_memory *memory)
 {
     return memory->regions;

@@ -68,6 +68,11 @@ int sl_memory_create(const struct sl_memory_config *config, struct sl_memory **m
 /* Asserts that every buffer came back; who waits for one gets NULL. Takes NULL. */
 void sl_memory_destroy(struct sl_memory *memory);
 
+/* For a simulator whose node crashes: unmaps all memory of the set, the arenas and what is foreign,
+ * whoever holds it; objects on the heap are theirs who abandoned them. No device may be at work in
+ * it. Takes NULL. */
+void sl_memory_abandon(struct sl_memory *memory);
+
 /* The set that the arenas are in, and foreign memory of this reactor may join; the counters of this
  * reactor's copies. Both live as long as the memory. */
 struct sl_region_set *sl_memory_regions(struct sl_memory *memory);

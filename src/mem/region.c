@@ -215,16 +215,22 @@ static void publish(struct sl_region_set *set, struct sl_region *region)
     }
 }
 
+void sl_region_abandon(struct sl_region *region)
+{
+    sl_list_remove(&region->node);
+    if (region->foreign)
+        guard_remove(region);
+    munmap(region->base, region->length_bytes);
+    close(region->memfd);
+}
+
 void sl_region_unref(struct sl_region *region)
 {
     SL_ASSERT(region->references > 0);
     if (--region->references > 0)
         return;
     SL_ASSERT(region->removed);
-    if (region->foreign)
-        guard_remove(region);
-    munmap(region->base, region->length_bytes);
-    close(region->memfd);
+    sl_region_abandon(region);
     free(region);
 }
 

@@ -84,6 +84,10 @@ int sl_region_map_foreign(struct sl_region_set *set, int memfd, uint64_t offset_
 /* Revokes from all clients and gives up the caller's reference. Takes NULL. */
 void sl_region_remove(struct sl_region *region);
 
+/* Unmaps it under its users, without a word to clients: their node has crashed (mem/memory.h,
+ * sl_memory_abandon()). The object itself is not freed. */
+void sl_region_abandon(struct sl_region *region);
+
 static inline void sl_region_ref(struct sl_region *region)
 {
     region->references++;
