@@ -70,6 +70,8 @@ static const char *hello_problem(int error)
         return "two nodes run under one number: end one of them";
     case -EINVAL:
         return "it is another node than the cluster file says";
+    case -ENOENT:
+        return "the cluster file here has no such node";
     default:
         return sl_error_text(error);
     }

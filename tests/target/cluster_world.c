@@ -160,6 +160,11 @@ static struct sl_connection *client_connect_co(struct cluster_world *world, unsi
                              world, sl_sim_now_ns(world->sim) + 100 * SL_NS_PER_MS, &connection);
     if (error < 0)
         return NULL;
+    if (world->connections[number] != NULL) { /* another client was faster */
+        sl_connection_shutdown(connection, -ECANCELED);
+        sl_connection_unref(connection);
+        return world->connections[number];
+    }
     world->connections[number] = connection;
     return connection;
 }
@@ -340,6 +345,33 @@ int client_status_co(struct cluster_world *world, unsigned number,
 
 /* ---- the world ---- */
 
+/* What everybody is at, for who wonders why nothing moves. */
+static void explain(struct cluster_world *world)
+{
+    for (unsigned i = 1; i <= world->node_count; i++) {
+        struct sl_target_cluster *cluster =
+            world->nodes[i].up ? world->nodes[i].target->cluster : NULL;
+        struct sl_replica *replica = cluster != NULL ? sl_cluster_find(cluster, GROUP) : NULL;
+        struct sl_raft_status status;
+        fprintf(stderr, "node %u: %s", i, replica == NULL ? "no replica" : "");
+        if (replica != NULL) {
+            sl_raft_get_status(replica->raft, &status);
+            fprintf(stderr,
+                    "role %d term %llu leader %u last %llu durable %llu commit %llu applied %llu "
+                    "copying %llu/%d locked %d failed %d applier %d tick %d turn %llu/%llu pending "
+                    "%u store %d",
+                    status.role, (unsigned long long)status.term.value, status.leader.node,
+                    (unsigned long long)status.last.value, (unsigned long long)status.durable.value,
+                    (unsigned long long)status.commit.value, (unsigned long long)replica->applied,
+                    (unsigned long long)replica->copying, status.copying, replica->locked,
+                    replica->failed, replica->applier_running, replica->tick_pending,
+                    (unsigned long long)replica->turn, (unsigned long long)replica->turn_next,
+                    cluster->pending, sl_store_failed(replica->store));
+        }
+        fprintf(stderr, "\n");
+    }
+}
+
 static void world_body_co(void *argument)
 {
     struct cluster_world *world = argument;
@@ -359,8 +391,10 @@ void world_run(struct cluster_world *world, void (*body_co)(struct cluster_world
     world->done = false;
     assert_int_equal(sl_co_spawn(world->client.reactor, world_body_co, world), 0);
     if (!sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + 3600 * SL_NS_PER_S, world_is_done,
-                          world))
+                          world)) {
+        explain(world);
         fail_msg("the client hangs");
+    }
 }
 
 static bool never(void *argument)
