@@ -78,7 +78,7 @@ struct sl_target_cluster {
 
 /* Somebody waits for the entry that he proposed. On his stack. */
 struct sl_proposal {
-    struct sl_list node; /* replica->proposals, by index */
+    struct sl_list node; /* replica->proposals, then ->decided, each by index */
     uint64_t index, term;
     enum sl_verdict verdict;
     uint64_t epoch;      /* FENCED, ATTACH: in force then */
@@ -144,7 +144,8 @@ struct sl_replica {
     struct sl_wait_queue lock;
     struct sl_wait_queue lanes[SL_RAFT_MEMBERS_MAX];
     bool lane_busy[SL_RAFT_MEMBERS_MAX];
-    struct sl_list proposals, reads;
+    struct sl_list proposals, decided; /* not committed yet; not applied yet */
+    struct sl_list reads;
     struct sl_wait_queue progress;                   /* applied, commit or role have changed */
     bool failed;                                     /* its log, until restart */
     bool resyncing;                                  /* is the source of one */

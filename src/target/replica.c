@@ -58,7 +58,8 @@ static struct sl_raft_status status_of(const struct sl_replica *replica)
 static void proposals_fail(struct sl_replica *replica, int error)
 {
     struct sl_list *node;
-    while ((node = sl_list_pop(&replica->proposals)) != NULL)
+    while ((node = sl_list_pop(&replica->decided)) != NULL ||
+           (node = sl_list_pop(&replica->proposals)) != NULL)
         sl_wait_wake(&sl_list_entry(node, struct sl_proposal, node)->wait, error);
 }
 
@@ -423,6 +424,25 @@ static void note_skip(struct sl_replica *replica, uint64_t index)
     sl_store_entry_skip(replica->log, index);
 }
 
+/* Whoever proposed the entry is told when it is applied; with verdict 0, that another one took its
+ * place. */
+static void proposal_decided(struct sl_replica *replica, uint64_t index, uint64_t term,
+                             enum sl_verdict verdict, uint64_t epoch)
+{
+    struct sl_list *first;
+    while ((first = sl_list_first(&replica->proposals)) != NULL) {
+        struct sl_proposal *proposal = sl_list_entry(first, struct sl_proposal, node);
+        if (proposal->index > index)
+            break;
+        if (proposal->index == index && proposal->term == term) {
+            proposal->verdict = verdict;
+            proposal->epoch = epoch;
+        }
+        sl_list_remove(&proposal->node);
+        sl_list_append(&replica->decided, &proposal->node);
+    }
+}
+
 /* The sessions' word on the next entry, before any data is touched. */
 static void decide(struct sl_replica *replica, uint64_t index)
 {
@@ -443,19 +463,14 @@ static void decide(struct sl_replica *replica, uint64_t index)
     if ((entry.type == SL_ENTRY_WRITE || entry.type == SL_ENTRY_ZERO) &&
         !(command && extra.command.kind == SL_COMMAND_WRITE && verdict == SL_VERDICT_APPLY))
         note_skip(replica, index);
-    struct sl_list *first = sl_list_first(&replica->proposals);
-    struct sl_proposal *proposal =
-        first != NULL ? sl_list_entry(first, struct sl_proposal, node) : NULL;
-    if (proposal != NULL && proposal->index == index && proposal->term == entry.term) {
-        proposal->verdict = verdict;
-        proposal->epoch = command ? sl_session_epoch(replica->sessions, extra.command.volume) : 0;
-    }
+    uint64_t epoch = command ? sl_session_epoch(replica->sessions, extra.command.volume) : 0;
+    proposal_decided(replica, index, entry.term, verdict, epoch);
 }
 
 static void wake_applied(struct sl_replica *replica)
 {
     struct sl_list *first;
-    while ((first = sl_list_first(&replica->proposals)) != NULL) {
+    while ((first = sl_list_first(&replica->decided)) != NULL) {
         struct sl_proposal *proposal = sl_list_entry(first, struct sl_proposal, node);
         if (proposal->index > replica->applied)
             break;
@@ -592,7 +607,8 @@ void sl_replica_free(struct sl_replica *replica)
 {
     if (replica == NULL)
         return;
-    SL_ASSERT(sl_list_is_empty(&replica->proposals) && sl_list_is_empty(&replica->reads));
+    SL_ASSERT(sl_list_is_empty(&replica->proposals) && sl_list_is_empty(&replica->decided) &&
+              sl_list_is_empty(&replica->reads));
     sl_timer_cancel(replica->cluster->target->reactor, &replica->timer);
     sl_list_remove(&replica->node);
     sl_list_remove(&replica->hash);
@@ -739,6 +755,7 @@ static struct sl_replica *make(struct sl_target_cluster *cluster, struct sl_stor
     for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++)
         sl_wait_queue_init(&replica->lanes[i]);
     sl_list_init(&replica->proposals);
+    sl_list_init(&replica->decided);
     sl_list_init(&replica->reads);
     sl_list_append(&cluster->replicas, &replica->node);
     sl_list_append(&cluster->hash[group % SL_CLUSTER_HASH], &replica->hash);

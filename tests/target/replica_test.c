@@ -36,6 +36,74 @@ static void three_work(void **state)
     world_close(&world);
 }
 
+/* ---- many at once ---- */
+
+enum { MANY = 24, MANY_ROUNDS = 20 };
+
+struct many {
+    struct cluster_world *world;
+    uint64_t sequence, block;
+    unsigned *left;
+    struct sl_wait_queue *done;
+};
+
+static void zero_co(void *argument)
+{
+    struct many *many = argument;
+    union sl_capsule request, reply;
+    struct sl_group_message *io = client_request(&request, SL_IO_WRITE_ZEROES);
+    io->session = many->world->session;
+    io->sequence = many->sequence;
+    io->unfinished = MANY; /* none of the others is known to have ended */
+    io->volume = VOLUME;
+    io->epoch = many->world->epoch;
+    io->offset_bytes = many->block * SL_BLOCK_BYTES;
+    io->length_bytes = SL_BLOCK_BYTES;
+    assert_int_equal(client_group_co(many->world, &request, NULL, &reply), 0);
+    if (--*many->left == 0)
+        sl_wait_queue_wake_all(many->done, 0);
+}
+
+static uint64_t commit_co(struct cluster_world *world)
+{
+    struct sl_capsule_group_status status;
+    assert_int_equal(client_status_co(world, world->leader, &status), 0);
+    return status.commit;
+}
+
+/* Committed together, each has its own answer, at once: nobody has to ask again. */
+static void many_co(struct cluster_world *world)
+{
+    struct many many[MANY];
+    world_create_group_co(world);
+    world_attach_co(world);
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(client_write_co(world, i, 1, 1), 0);
+    uint64_t commit = commit_co(world), moved_count = world->moved_count;
+    for (unsigned round = 0; round < MANY_ROUNDS; round++) {
+        struct sl_wait_queue done;
+        unsigned left = MANY;
+        sl_wait_queue_init(&done);
+        for (unsigned i = 0; i < MANY; i++) {
+            many[i] = (struct many){world, ++world->sequence, i, &left, &done};
+            assert_int_equal(sl_co_spawn(sl_io_reactor(world->client.io), zero_co, &many[i]), 0);
+        }
+        while (left > 0)
+            sl_wait_queue_co(&done);
+    }
+    assert_int_equal(world->moved_count, moved_count);
+    assert_int_equal(commit_co(world), commit + MANY * MANY_ROUNDS);
+    client_expect_co(world, 0, MANY, 0);
+}
+
+static void many_at_once(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 11, 3);
+    world_run(&world, many_co);
+    world_close(&world);
+}
+
 /* ---- elections, restarts ---- */
 
 static void make_co(struct cluster_world *world)
@@ -426,11 +494,17 @@ static void blocks_are_repaired(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_works),           cmocka_unit_test(three_work),
-        cmocka_unit_test(leader_changes),      cmocka_unit_test(power_is_lost),
-        cmocka_unit_test(sessions_are_exact),  cmocka_unit_test(log_goes_round),
-        cmocka_unit_test(follower_catches_up), cmocka_unit_test(follower_is_resynced),
-        cmocka_unit_test(disk_is_replaced),    cmocka_unit_test(blocks_are_repaired),
+        cmocka_unit_test(one_works),
+        cmocka_unit_test(three_work),
+        cmocka_unit_test(many_at_once),
+        cmocka_unit_test(leader_changes),
+        cmocka_unit_test(power_is_lost),
+        cmocka_unit_test(sessions_are_exact),
+        cmocka_unit_test(log_goes_round),
+        cmocka_unit_test(follower_catches_up),
+        cmocka_unit_test(follower_is_resynced),
+        cmocka_unit_test(disk_is_replaced),
+        cmocka_unit_test(blocks_are_repaired),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
