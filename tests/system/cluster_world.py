@@ -26,14 +26,18 @@ def free_ports(count):
 class Cluster:
     """Nodes are numbered from 1. `spare`: nodes of the file that no group begins on."""
 
-    def __init__(self, world, sluice, nodes=3, replicas=3, groups=2, volumes=("vm=64M",), spare=0, reactors=1):
+    def __init__(self, world, sluice, nodes=3, replicas=3, groups=2, volumes=("vm=64M",), spare=0, reactors=1,
+                 addresses=None, key=None, prefix=lambda node: []):
         self.world, self.sluice, self.reactors = world, sluice, reactors
         self.file = f"{world.directory}/cluster.json"
         self.nodes = range(1, nodes + spare + 1)
         self.targets, self.gateway = {}, None
-        self.addresses = {node: f"127.0.0.1:{port}" for node, port in zip(self.nodes, free_ports(nodes + spare))}
+        self.prefix = prefix  # before a target's command line
+        self.addresses = addresses or {node: f"127.0.0.1:{port}"
+                                       for node, port in zip(self.nodes, free_ports(nodes + spare))}
         first = [part for node in list(self.nodes)[:nodes] for part in ("--node", f"{node}={self.addresses[node]}")]
         self.run("cluster", "create", *first, "--replicas", replicas, "--groups", groups,
+                 *(["--cluster-key-file", key] if key else []),
                  *[part for volume in volumes for part in ("--volume", volume)], self.file)
         if spare > 0:
             with open(self.file) as file:
@@ -47,10 +51,10 @@ class Cluster:
         for node in self.nodes:
             self.ready(node)
 
-    def run(self, *arguments, status=0):
+    def run(self, *arguments, status=0, errors=subprocess.STDOUT):
         """Runs `sluice`; answers what it said."""
         done = subprocess.run([self.sluice, *[str(argument) for argument in arguments]], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=120 * SLOW, env=self.world.environment)
+                              stderr=errors, text=True, timeout=120 * SLOW, env=self.world.environment)
         expect(status is None or done.returncode == status,
                f"sluice {' '.join(map(str, arguments))}: status {done.returncode}, not {status}:\n{done.stdout}")
         return done.stdout
@@ -68,7 +72,7 @@ class Cluster:
 
     def start(self, node, *more):
         self.targets[node] = self.world.serve(f"node{node}-", [
-            self.world.target_program, "-d", "tcp", "--cluster", self.file, "--node", node, "--reactors", self.reactors,
+            *self.prefix(node), self.world.target_program, "-d", "tcp", "--cluster", self.file, "--node", node, "--reactors", self.reactors,
             "--storage", f"store:{self.disk(node)}", *more])
 
     def ready(self, node):
@@ -97,7 +101,8 @@ class Cluster:
 
     def status(self):
         """{group: {node: replica}}, as `sluice group status` says; a replica that is not there has an "error"."""
-        text = self.run("group", "status", "--cluster", self.file, "--json", status=None)
+        text = self.run("group", "status", "--cluster", self.file, "--json", status=None,
+                        errors=subprocess.DEVNULL)
         try:
             return {group["group"]: {replica["node"]: replica for replica in group["replicas"]}
                     for group in json.loads(text)}
