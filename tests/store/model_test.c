@@ -489,5 +489,8 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_seeds)};
     signal(SIGABRT, on_abort);
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (failed != 0)
+        fprintf(stderr, "SEED=%llu failed\n", (unsigned long long)m.seed);
+    return failed;
 }
