@@ -737,6 +737,41 @@ static void two_roots_co(struct store_world *w)
     world_close_co(w);
 }
 
+/* Killed between the two copies of a root: the other is the one of before, and nothing is wrong. */
+static void checked_co(struct store_world *w)
+{
+    struct sl_store_findings findings = {0};
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_check_co(w->store, &findings), 0);
+    assert_int_equal(findings.count, *(unsigned *)w->argument);
+    world_close_co(w);
+}
+
+static void test_root_copies(void **state)
+{
+    unsigned count = 0;
+    uint8_t *content = malloc(DISK_BYTES);
+    struct sl_superblock *superblock = malloc(sizeof(*superblock));
+    start();
+    world_run(&world, two_roots_co, NULL); /* roots 2 and 3: 3 replaces 1 in copies 2 and 3 */
+    memcpy(content, sl_sim_disk_data(world.sim, NODE, DISK), DISK_BYTES);
+    memcpy(superblock, content, sizeof(*superblock));
+    uint64_t each = superblock->shards[0].root_bytes;
+    uint64_t copy = superblock->shards[0].roots_offset + 3 * each;
+    struct sl_root_header *header = (void *)(content + copy);
+    header->sequence -= 2;
+    sl_root_seal(header, content + copy + SL_BLOCK_BYTES);
+    sl_sim_disk_restore(world.sim, NODE, DISK, content);
+    world.config.read_only = true;
+    world_run(&world, checked_co, &count);
+    turn_bit(copy + 40);
+    count = 1;
+    world_run(&world, checked_co, &count);
+    free(superblock);
+    free(content);
+    world_free(&world);
+}
+
 /* One copy of the newest root is enough; without both, the log says that an older one is too old.
  */
 static void test_roots(void **state)
@@ -761,15 +796,15 @@ static void test_roots(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_restart),    cmocka_unit_test(test_crash),
-        cmocka_unit_test(test_wrap),       cmocka_unit_test(test_full),
-        cmocka_unit_test(test_log_absurd), cmocka_unit_test(test_read_only),
-        cmocka_unit_test(test_scrub),      cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_grow),       cmocka_unit_test(test_kept),
-        cmocka_unit_test(test_log),        cmocka_unit_test(test_delete),
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_log_payload),
-        cmocka_unit_test(test_log_header), cmocka_unit_test(test_log_end),
-        cmocka_unit_test(test_roots),
+        cmocka_unit_test(test_restart),     cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_wrap),        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_log_absurd),  cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_root_copies), cmocka_unit_test(test_scrub),
+        cmocka_unit_test(test_memory),      cmocka_unit_test(test_grow),
+        cmocka_unit_test(test_kept),        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_delete),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_log_payload), cmocka_unit_test(test_log_header),
+        cmocka_unit_test(test_log_end),     cmocka_unit_test(test_roots),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
