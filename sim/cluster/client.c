@@ -89,11 +89,27 @@ static size_t begin(struct client *client, bool is_write, unsigned first, unsign
     return at;
 }
 
+/* A group has decided that it never applies before a write fails. Of one that crosses the edge of a
+ * stripe a part may have been done, and of one whose session was lost after several attempts it is
+ * known only that it does not apply later. Who ends has nothing decided. */
+static enum outcome replicated_outcome(const struct cluster *cluster,
+                                       const struct operation *operation, int error)
+{
+    unsigned block = operation->first % RUN_BLOCKS;
+    bool crosses = block < RUN_BLOCKS / 2 && block + operation->count > RUN_BLOCKS / 2;
+    if (error == -ECANCELED)
+        return OUTCOME_UNKNOWN;
+    return crosses || error == -SL_E_NO_SESSION ? OUTCOME_UNTIL : OUTCOME_NEVER;
+}
+
 /* What a failure leaves open. Refusals never reach a disk. A time-out comes when the connection is
  * torn down, and the next connection of the same gateway waits for what the old one left behind:
  * for who asks through this gateway it is settled. A failed disk may have taken the write. */
-static enum outcome outcome_of(const struct client *client, int error)
+static enum outcome outcome_of(const struct client *client, const struct operation *operation,
+                               int error)
 {
+    if (client->cluster->replicated && error < 0)
+        return replicated_outcome(client->cluster, operation, error);
     switch (error) {
     case 0:
         return OUTCOME_DONE;
@@ -118,6 +134,16 @@ static void note_failure(struct client *client, const struct operation *operatio
                  (double)(operation->finish_ns - operation->start_ns) / 1e9);
 }
 
+/* No disk was given a reason to lose a block, or more replicas than not have sound disks. */
+static bool is_sound(const struct cluster *cluster)
+{
+    unsigned least = cluster->replicated ? TARGETS_MAX : 1;
+    for (unsigned i = 0; cluster->replicated && i < cluster->meta.group_count; i++)
+        least = sl_min(least, cluster->meta_groups[i].replica_count);
+    unsigned bad = cluster->rotten | (cluster->replicated ? cluster->unread : 0);
+    return (unsigned)__builtin_popcount(bad) <= (least - 1) / 2;
+}
+
 static void finish(struct client *client, size_t at, int error)
 {
     struct cluster *cluster = client->cluster;
@@ -125,7 +151,7 @@ static void finish(struct client *client, size_t at, int error)
     operation->finish = ++cluster->tick;
     operation->finish_ns = cluster_now(cluster);
     operation->error = error;
-    operation->outcome = (uint8_t)outcome_of(client, error);
+    operation->outcome = (uint8_t)outcome_of(client, operation, error);
     client->current = 0;
     client->done_count += error == 0;
     if (error < 0)
@@ -138,11 +164,12 @@ static void finish(struct client *client, size_t at, int error)
         cluster->effects[error == 0 ? EFFECT_READS_DONE : EFFECT_READS_FAILED]++;
     }
     /* A sound disk returns what was written to it. */
-    if (error == -SL_E_CHECKSUM && cluster->rotten == 0)
+    if (error == -SL_E_CHECKSUM && is_sound(cluster))
         cluster_violation(cluster, operation->first,
                           "client %u: a block is damaged, and no disk was given a reason",
                           client->index);
-    if (error == -SL_E_PROTOCOL || error == -SL_E_KEY || operation->outcome == OUTCOME_NEVER)
+    if (error == -SL_E_PROTOCOL || error == -SL_E_KEY || error == -EINVAL || error == -ERANGE ||
+        error == -EROFS || error == -EOPNOTSUPP || error == -SL_E_FENCED || error == -EBUSY)
         cluster_violation(cluster, operation->first, "client %u: an honest request was refused: %s",
                           client->index, sl_error_name(error));
 }
@@ -167,6 +194,7 @@ static int execute_co(struct client *client, const struct operation *operation)
     struct sl_request request = {
         .opcode = operation->is_write ? SL_IO_WRITE : SL_IO_READ,
         .volume = client->volume,
+        .epoch = gateway->epoch,
         .offset_bytes = cluster->run_bytes[run] + block * (uint64_t)SL_BLOCK_BYTES,
         .length_bytes = operation->count * SL_BLOCK_BYTES,
         .piece_count = piece_count,
@@ -210,7 +238,7 @@ static void read_co(struct client *client, unsigned first, unsigned count)
 static bool may_write(const struct client *client, unsigned first, unsigned count)
 {
     const struct cluster *cluster = client->cluster;
-    for (unsigned i = 0; i < cluster->client_count; i++) {
+    for (unsigned i = 0; i < cluster->client_count && !cluster->replicated; i++) {
         size_t at = cluster->clients[i].current;
         const struct operation *other = at != 0 ? &cluster->operations[at - 1] : NULL;
         if (other != NULL && other->is_write && other->first < first + count &&

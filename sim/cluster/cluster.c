@@ -93,6 +93,8 @@ static bool is_something_to_do(void *argument)
         if (cluster->processes[i].ended)
             return true;
     }
+    if (cluster->replicated)
+        groups_watch(cluster);
     return cluster->violation[0] != '\0' || (waiting->done != NULL && waiting->done(cluster));
 }
 
@@ -129,6 +131,9 @@ bool cluster_run(struct cluster *cluster, uint64_t until_ns, bool (*done)(struct
 static void draw_shape(struct cluster *cluster)
 {
     cluster->target_count = (unsigned)cluster_between(cluster, 1, 3);
+    if (cluster->replicated)
+        cluster->target_count =
+            (unsigned)cluster_between(cluster, cluster_chance(cluster, 80) ? 3 : 1, TARGETS_MAX);
     cluster->gateway_count = cluster_chance(cluster, 30) ? 2 : 1;
     cluster->process_count = cluster->target_count + cluster->gateway_count;
     cluster->client_count = (unsigned)cluster_between(cluster, cluster->gateway_count, CLIENTS_MAX);
@@ -140,6 +145,11 @@ static void draw_shape(struct cluster *cluster)
     /* A shard of several has whole chunks. */
     cluster->disk_bytes = (shards == 1 ? 8 * SL_MIB : 40 * SL_MIB) +
                           shards * cluster->segment_count * cluster->segment_bytes;
+    if (cluster->replicated) {
+        cluster->segment_bytes = 512 * SL_KIB << cluster_between(cluster, 0, 1);
+        cluster->disk_bytes =
+            24 * SL_MIB * shards + shards * cluster->segment_count * cluster->segment_bytes;
+    }
     for (unsigned i = 0; i < cluster->process_count; i++) {
         struct process *process = &cluster->processes[i];
         bool is_target = i < cluster->target_count;
@@ -154,6 +164,8 @@ static void draw_shape(struct cluster *cluster)
                  process->number);
         heap_init(&process->heap);
     }
+    if (cluster->replicated)
+        groups_draw(cluster);
     for (unsigned i = 0; i < cluster->client_count; i++)
         cluster->clients[i] = (struct client){
             .cluster = cluster,
@@ -177,10 +189,11 @@ static void draw_world(struct cluster *cluster, FILE *trace)
     cluster->begin_ns = sl_sim_now_ns(cluster->sim);
 }
 
-struct cluster *cluster_create(uint64_t seed, FILE *trace)
+struct cluster *cluster_create(uint64_t seed, bool replicated, FILE *trace)
 {
     struct cluster *cluster = heap_keep(NULL, sizeof(*cluster));
-    *cluster = (struct cluster){.seed = seed, .random = seed, .violation_block = -1};
+    *cluster = (struct cluster){
+        .seed = seed, .random = seed, .violation_block = -1, .replicated = replicated};
     draw_shape(cluster);
     draw_world(cluster, trace);
     size_t bytes = cluster->client_count * (size_t)CLIENT_BYTES;
@@ -192,8 +205,11 @@ struct cluster *cluster_create(uint64_t seed, FILE *trace)
     for (unsigned i = 0; i < cluster->target_count; i++)
         target_format(&cluster->processes[i]);
     cluster->begin_ns = sl_sim_now_ns(cluster->sim);
-    for (unsigned i = 0; i < cluster->process_count; i++)
+    for (unsigned i = 0; i < cluster->process_count; i++) {
+        if (cluster->replicated && i == cluster->target_count)
+            groups_boot(cluster);
         process_start(&cluster->processes[i]);
+    }
     return cluster;
 }
 

@@ -14,6 +14,7 @@
 
 #include "core/coroutine.h"
 #include "gateway/gateway.h"
+#include "meta/cluster.h"
 #include "sim/cluster/faults.h"
 #include "sim/cluster/heap.h"
 #include "sim/sim_disk.h"
@@ -33,6 +34,8 @@ enum {
     BLOCKS = RUNS * RUN_BLOCKS,
     CLIENT_BYTES = RUN_BLOCKS * (int)SL_BLOCK_BYTES,
     FAULTS_MAX = 64,
+    GROUPS_MAX = 3,
+    TERMS = 64, /* that are remembered of a group */
     NOTES = 48,
     NOTE_BYTES = 160,
 };
@@ -76,6 +79,8 @@ struct target_process {
     struct sl_storage *storage;
     struct sl_target *targets[REACTORS_MAX];
     struct sl_fabric *fabrics[REACTORS_MAX];
+    struct sl_fabric *peering[REACTORS_MAX]; /* replicated: to the other targets */
+    uint64_t instance;
     struct sl_fabric_listener *listener;
 };
 
@@ -85,6 +90,7 @@ struct gateway_process {
     struct sl_gateway *gateways[REACTORS_MAX];
     struct sl_gateway_memory *memory;
     const struct sl_volume *volume;
+    uint64_t epoch;
     unsigned clients_left;
 };
 
@@ -144,10 +150,21 @@ struct cluster {
     struct process processes[PROCESSES_MAX]; /* targets first */
     struct client clients[CLIENTS_MAX];
     unsigned cuts[PROCESSES_MAX][PROCESSES_MAX]; /* how many faults cut from, to */
+    unsigned unread; /* disks that have refused reads: bit of the target */
     unsigned rotten; /* disks that were given silent faults: bit of the target */
     int memfd;       /* the clients' memory */
     uint8_t *memory;
-    uint64_t run_bytes[RUNS]; /* where in the volume the runs lie; known with its size */
+    bool replicated;
+    struct sl_cluster meta; /* then: the cluster file; what it names is here */
+    struct sl_cluster_node meta_nodes[TARGETS_MAX];
+    struct sl_cluster_group meta_groups[GROUPS_MAX];
+    struct sl_cluster_volume meta_volume;
+    struct sl_cluster_extent meta_extents[GROUPS_MAX];
+    struct {
+        uint64_t term;
+        unsigned node;
+    } leaders[GROUPS_MAX][TERMS]; /* who was seen to lead */
+    uint64_t run_bytes[RUNS];     /* where in the volume the runs lie; known with its size */
     uint64_t volume_bytes;
 
     struct operation *operations;
@@ -173,7 +190,7 @@ struct cluster {
 };
 
 /* cluster.c */
-struct cluster *cluster_create(uint64_t seed, FILE *trace);
+struct cluster *cluster_create(uint64_t seed, bool replicated, FILE *trace);
 void cluster_destroy(struct cluster *cluster);
 /* Until `until_ns` after the beginning, or a violation; or `done` answers true. */
 bool cluster_run(struct cluster *cluster, uint64_t until_ns, bool (*done)(struct cluster *cluster));
@@ -220,6 +237,18 @@ void target_format(struct process *process);
 /* Before it is gone: what it counted. */
 void target_count(struct process *process);
 void gateway_count(struct process *process);
+
+/* group.c: what only replicated clusters have */
+void groups_draw(struct cluster *cluster);
+/* Makes the groups; targets have been started. */
+void groups_boot(struct cluster *cluster);
+/* At any time: at most one leader a term. */
+void groups_watch(struct cluster *cluster);
+/* All replicas have applied all, and the same. */
+bool groups_are_level(struct cluster *cluster);
+void groups_compare(struct cluster *cluster);
+/* The target that leads a group, or TARGETS_MAX. */
+unsigned group_leader(const struct cluster *cluster, unsigned group);
 
 /* client.c */
 void client_co(void *argument);

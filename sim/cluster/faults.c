@@ -121,6 +121,7 @@ static void disk_fault(struct cluster *cluster, const struct fault *fault)
         break;
     case FAULT_DISK_READ_ERRORS:
         faults->read_error_per_million = rate;
+        cluster->unread |= 1u << process->number;
         break;
     case FAULT_DISK_STUCK:
         faults->stuck_per_million = rate;
@@ -202,6 +203,34 @@ static void network_fault(struct cluster *cluster, const struct fault *fault)
     }
 }
 
+/* Whoever leads now. */
+static void leader_fault(struct cluster *cluster, const struct fault *fault)
+{
+    unsigned leader = group_leader(cluster, (unsigned)(fault->amount % cluster->meta.group_count));
+    if (leader == TARGETS_MAX)
+        return;
+    struct fault at = *fault;
+    at.a = leader;
+    switch (fault->kind) {
+    case FAULT_LEADER_KILL:
+    case FAULT_LEADER_POWER:
+        crash(cluster, leader, fault->kind == FAULT_LEADER_POWER, fault->duration_ns);
+        break;
+    case FAULT_LEADER_PAUSE:
+        at.kind = FAULT_PAUSE;
+        process_fault(cluster, &at);
+        break;
+    default:
+        for (unsigned i = 0; i < cluster->process_count; i++) {
+            /* All that it says, or hears, or both. */
+            if (i != leader && fault->amount % 3 != 1)
+                cut(cluster, leader, i, fault->duration_ns);
+            if (i != leader && fault->amount % 3 != 2)
+                cut(cluster, i, leader, fault->duration_ns);
+        }
+    }
+}
+
 static void strike(struct cluster *cluster, struct action *action)
 {
     const struct fault *fault = &cluster->faults[action->amount];
@@ -209,7 +238,9 @@ static void strike(struct cluster *cluster, struct action *action)
     cluster_note(cluster, "fault %s, %s %s, for %.3f s", fault_name(fault->kind),
                  cluster->processes[fault->a].name, cluster->processes[fault->b].name,
                  (double)fault->duration_ns / 1e9);
-    if (fault->kind <= FAULT_PAUSE || fault->kind == FAULT_CLOCK)
+    if (fault->kind >= FAULT_LEADER_KILL)
+        leader_fault(cluster, fault);
+    else if (fault->kind <= FAULT_PAUSE || fault->kind == FAULT_CLOCK)
         process_fault(cluster, fault);
     else if (fault->kind <= FAULT_NET_RESETS)
         network_fault(cluster, fault);
@@ -232,7 +263,8 @@ static void draw(struct cluster *cluster, struct fault *fault, uint64_t length_n
     do {
         fault->kind = (enum fault_kind)(cluster_random(cluster) % FAULT_COUNT);
         silent = fault->kind >= FAULT_DISK_ROT && fault->kind <= FAULT_DISK_MISDIRECTS;
-    } while (silent && cluster->seed % 4 != 0);
+    } while ((silent && cluster->seed % 4 != 0) ||
+             (fault->kind >= FAULT_LEADER_KILL && !cluster->replicated));
     unsigned target = (unsigned)(cluster_random(cluster) % cluster->target_count);
     unsigned gateway =
         cluster->target_count + (unsigned)(cluster_random(cluster) % cluster->gateway_count);
@@ -247,6 +279,14 @@ static void draw(struct cluster *cluster, struct fault *fault, uint64_t length_n
          (fault->kind <= FAULT_CUT_ONE_WAY || fault->kind == FAULT_CLOCK))) {
         fault->a = gateway;
         fault->b = target;
+    }
+    /* Targets from each other. */
+    if (cluster->replicated && fault->kind >= FAULT_PARTITION && fault->kind <= FAULT_RESET &&
+        cluster->target_count > 1 && cluster_chance(cluster, 60)) {
+        fault->a = target;
+        fault->b =
+            (target + 1 + (unsigned)(cluster_random(cluster) % (cluster->target_count - 1))) %
+            cluster->target_count;
     }
     fault->amount = cluster_random(cluster) % 1000000;
     if (fault->kind == FAULT_NET_RESETS)

@@ -23,7 +23,11 @@
     X(DISK_ROT)                                                                                    \
     X(DISK_FORGETS)                                                                                \
     X(DISK_MISDIRECTS)                                                                             \
-    X(CLOCK)
+    X(CLOCK)                                                                                       \
+    X(LEADER_KILL)                                                                                 \
+    X(LEADER_POWER)                                                                                \
+    X(LEADER_PAUSE)                                                                                \
+    X(LEADER_CUT)
 
 /* What they led to: counted, so that a run that meets too little fails. */
 #define CLUSTER_EFFECTS(X)                                                                         \
@@ -51,7 +55,9 @@
     X(LATE_LANDINGS)                                                                               \
     X(CHECKPOINTS)                                                                                 \
     X(ENTRIES_RECOVERED)                                                                           \
-    X(UNSEEN_WRITES_APPLIED)
+    X(UNSEEN_WRITES_APPLIED)                                                                       \
+    X(LEADERS_SEEN)                                                                                \
+    X(REPLICAS_COMPARED)
 
 #define FAULT_NAME(name)  FAULT_##name,
 #define EFFECT_NAME(name) EFFECT_##name,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "core/error.h"
 #include "gateway/private.h"
 
 #define ADDRESS_BYTES 32
@@ -56,7 +57,10 @@ static int make_group(struct process *process)
         .server_count = cluster->target_count,
         .stripe_bytes = cluster->stripe_bytes,
         .io_timeout_ns = cluster->io_timeout_ns,
+        .cluster = cluster->replicated ? &cluster->meta : NULL,
     };
+    if (cluster->replicated)
+        config.stripe_bytes = 0;
     return sl_gateway_group_create(&config, process->reactor_count, &process->gateway.group, text,
                                    sizeof(text));
 }
@@ -85,10 +89,12 @@ static int start_clients_co(struct process *process)
     /* Until its servers have answered; who wants it to end meanwhile is heard. */
     while (error == 0 && !process->stopping) {
         uint64_t deadline_ns = sl_reactor_now_ns(process->nodes[0].reactor) + SECOND;
-        error = sl_gateway_volume_co(gateway->gateways[0], NULL, deadline_ns, &gateway->volume);
+        error = sl_gateway_attach_co(gateway->gateways[0], NULL, deadline_ns, &gateway->volume,
+                                     &gateway->epoch);
         if (error == 0)
             break;
-        error = error == -ETIMEDOUT ? 0 : error;
+        gateway->volume = NULL;
+        error = error == -ETIMEDOUT || error == -SL_E_UNREACHABLE ? 0 : error;
     }
     if (error < 0 || process->stopping)
         return error;
@@ -119,8 +125,10 @@ int gateway_main_co(struct process *process)
         process_wait_co(process);
     while (gateway->clients_left > 0)
         sl_sleep_co(MS);
-    if (was_up)
+    if (was_up) {
+        sl_gateway_detach(gateway->gateways[0], gateway->volume);
         sl_gateway_session_end(gateway->group);
+    }
     gateway_count(process);
     process->up = false;
     process_on_each_co(process, reactor_stop_co);

@@ -21,8 +21,10 @@
 
 struct options {
     uint64_t seed, count, time_s, repeat;
-    bool coverage, trace, log, quick;
+    bool coverage, trace, log, quick, plain, replicated;
 };
+
+static struct options options_now;
 
 struct totals {
     uint64_t runs, virtual_ns, events, operations;
@@ -130,6 +132,11 @@ static void heal(struct cluster *cluster)
         process_stop(&cluster->processes[i], UINT64_MAX);
     if (!within(cluster, PROGRESS_NS, gateways_are_gone, "a gateway did not end"))
         return;
+    if (cluster->replicated &&
+        !within(cluster, PROGRESS_NS, groups_are_level, "replicas did not become equal"))
+        return;
+    if (cluster->replicated)
+        groups_compare(cluster);
     for (unsigned i = 0; i < cluster->target_count; i++)
         process_stop(&cluster->processes[i], UINT64_MAX);
     within(cluster, PROGRESS_NS, all_are_gone, "a target did not end");
@@ -154,7 +161,9 @@ static void count_effects(struct cluster *cluster)
 static struct cluster *run(uint64_t seed, const bool *skip, FILE *trace, FILE *log)
 {
     current_seed = seed;
-    struct cluster *cluster = cluster_create(seed, trace);
+    /* Every third is unreplicated. */
+    bool replicated = options_now.replicated || (!options_now.plain && seed % 3 != 0);
+    struct cluster *cluster = cluster_create(seed, replicated, trace);
     current = cluster;
     cluster->log = log;
     uint64_t length_ns = cluster_between(cluster, 3, 25) * SECOND;
@@ -272,6 +281,10 @@ static struct options parse(int argc, char **argv)
             options.trace = true;
         else if (strcmp(argv[i], "--log") == 0)
             options.log = true;
+        else if (strcmp(argv[i], "--plain") == 0)
+            options.plain = true;
+        else if (strcmp(argv[i], "--replicated") == 0)
+            options.replicated = true;
         else if (strcmp(argv[i], "--quick") == 0)
             options.quick = true;
         else if (strcmp(argv[i], "--seed") == 0 && ++i)
@@ -286,7 +299,9 @@ static struct options parse(int argc, char **argv)
             fprintf(
                 stderr,
                 "usage: cluster_sim [--seed N] [--count N] [--time REAL] [--repeat N]\n"
-                "                   [--coverage] [--trace] [--log] [--quick]\n"
+                "                   [--plain|--replicated] [--coverage] [--trace] [--log] "
+                "[--quick]\n"
+                "--plain: no replication, --replicated: all are; else every third is not.\n"
                 "--count clusters from --seed on, with --time as many of them as fit; every\n"
                 "--repeat-th is run twice and must not differ; --coverage fails if a fault or\n"
                 "an effect was never met; --log says what happens, and shows the programs' own\n"
@@ -325,6 +340,7 @@ static bool is_repeatable(uint64_t seed, uint64_t hash)
 int main(int argc, char **argv)
 {
     struct options options = parse(argc, argv);
+    options_now = options;
     struct totals totals = {0};
     double began_s = now_s();
     bool failed = false;

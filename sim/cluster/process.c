@@ -7,7 +7,7 @@
 #include "core/call.h"
 #include "core/error.h"
 
-#define TARGET_MEMORY  (16 * SL_MIB)
+#define TARGET_MEMORY  (24 * SL_MIB)
 #define GATEWAY_MEMORY (8 * SL_MIB)
 /* The longest that an orderly end may take: an I/O's time-out, and a disk that is stuck. */
 #define STOP_LIMIT_NS (90 * SECOND)
@@ -206,6 +206,7 @@ void process_wait_co(struct process *process)
 int process_fabric(struct process *process, unsigned reactor, enum sl_role role,
                    struct sl_fabric **fabric)
 {
+    bool peering = fabric == &process->target.peering[reactor];
     struct sl_sim_node *node = &process->nodes[reactor];
     struct sl_fabric_config config = {
         .link = &sl_link_sim,
@@ -213,9 +214,15 @@ int process_fabric(struct process *process, unsigned reactor, enum sl_role role,
         .reactor = node->reactor,
         .role = role,
         .instance_id = sl_reactor_random_u64(node->reactor),
-        .credits = role == SL_ROLE_TARGET ? 16 : 1,
-        .in_capsule_bytes = role == SL_ROLE_TARGET ? SL_IN_CAPSULE_BYTES_MAX : 0,
+        .credits = role == SL_ROLE_TARGET && !peering ? 16 : 1,
+        .in_capsule_bytes = role == SL_ROLE_TARGET && !peering ? SL_IN_CAPSULE_BYTES_MAX : 0,
     };
+    if (process->cluster->replicated) { /* as the daemon has it */
+        config.heartbeat_timeout_ns = 1500 * MS;
+        config.heartbeat_interval_ns = 300 * MS;
+    }
+    if (peering)
+        config.domain.arena_access = SL_ACCESS_REMOTE_READ;
     if (role == SL_ROLE_GATEWAY)
         config.domain.foreign_access = SL_ACCESS_REMOTE_READ | SL_ACCESS_REMOTE_WRITE;
     return sl_fabric_create(&config, fabric);

@@ -33,6 +33,7 @@ static void format_co(void *argument)
         .salt = cluster_random(cluster),
     };
     memcpy(store.disk_id, process->name, sizeof(process->name));
+    memcpy(store.cluster_id, cluster->meta.id, sizeof(store.cluster_id));
     SL_ASSERT(sl_disk_open(process->nodes[0].io, DISK, &options, &info, &disk) == 0);
     int result =
         sl_store_format_co(disk, &info, process->nodes[0].memory, &store, error, sizeof(error));
@@ -61,6 +62,36 @@ void target_format(struct process *process)
 
 /* ---- its life ---- */
 
+static int join_cluster(struct process *process, unsigned reactor)
+{
+    const struct cluster *cluster = process->cluster;
+    struct target_process *target = &process->target;
+    struct sl_target_cluster_node nodes[TARGETS_MAX];
+    struct sl_target_cluster_group groups[GROUPS_MAX];
+    struct sl_target_cluster_config config = {
+        .node = process->number + 1,
+        .instance = target->instance,
+        .node_count = cluster->target_count,
+        .nodes = nodes,
+        .groups = groups,
+    };
+    memcpy(config.cluster_id, cluster->meta.id, sizeof(config.cluster_id));
+    for (unsigned i = 0; i < cluster->target_count; i++)
+        nodes[i] = (struct sl_target_cluster_node){i + 1, cluster->meta_nodes[i].address};
+    for (unsigned i = 0; i < cluster->meta.group_count; i++) {
+        const struct sl_cluster_group *group = &cluster->meta_groups[i];
+        for (unsigned k = 0; k < group->replica_count; k++) {
+            if (group->replicas[k].node == config.node)
+                groups[config.group_count++] =
+                    (struct sl_target_cluster_group){group->id, group->replicas[k].replica};
+        }
+    }
+    int error = process_fabric(process, reactor, SL_ROLE_TARGET, &target->peering[reactor]);
+    return error < 0 ? error
+                     : sl_target_cluster_begin(target->targets[reactor], target->peering[reactor],
+                                               &config);
+}
+
 static int64_t reactor_start_co(void *argument)
 {
     struct process_call *call = argument;
@@ -68,6 +99,8 @@ static int64_t reactor_start_co(void *argument)
     unsigned i = call->reactor;
     struct sl_sim_node *node = &call->process->nodes[i];
     int error = sl_target_create(target->storage, i, node->io, node->memory, &target->targets[i]);
+    if (error == 0 && call->process->cluster->replicated)
+        error = join_cluster(call->process, i);
     if (error == 0)
         error = sl_target_mount_co(target->targets[i]);
     if (error == 0)
@@ -79,10 +112,14 @@ static int64_t reactor_drain_co(void *argument)
 {
     struct process_call *call = argument;
     struct target_process *target = &call->process->target;
-    if (target->fabrics[call->reactor] != NULL)
-        sl_fabric_drain_co(target->fabrics[call->reactor]);
-    sl_fabric_destroy(target->fabrics[call->reactor]);
-    target->fabrics[call->reactor] = NULL;
+    struct sl_fabric *fabrics[] = {target->fabrics[call->reactor], target->peering[call->reactor]};
+    if (target->targets[call->reactor] != NULL)
+        sl_target_cluster_stop_co(target->targets[call->reactor]);
+    for (unsigned i = 0; i < SL_COUNT_OF(fabrics); i++) {
+        if (fabrics[i] != NULL)
+            sl_fabric_drain_co(fabrics[i]);
+        sl_fabric_destroy(fabrics[i]);
+    }
     sl_target_unmount_co(target->targets[call->reactor]);
     return 0;
 }
@@ -116,6 +153,7 @@ int target_main_co(struct process *process)
     struct sl_storage_config config = {
         .spec = "store:" DISK, .reactor_count = process->reactor_count, .checksums = true};
     char text[512];
+    target->instance = sl_reactor_random_u64(process->nodes[0].reactor);
     int error = sl_storage_open(&config, &target->storage, text, sizeof(text));
     if (error < 0)
         return error;

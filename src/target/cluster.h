@@ -259,7 +259,7 @@ void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_rec
 /* ---- repair.c ---- */
 
 /* Blocks that are damaged here, from another replica: appended to `data`, and written again here.
- * The first error if no one has them. */
+ * -SL_E_CHECKSUM: nobody has them; -EAGAIN: some cannot be asked now. */
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
                          uint16_t block_count, struct sl_iobuf *data);
 void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,

@@ -67,6 +67,7 @@ static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t 
 {
     struct sl_raft_config config = *sl_raft_get_config(replica->raft);
     int error = -SL_E_CHECKSUM;
+    bool may_later = false; /* somebody who is away, or lags, may have it */
     for (unsigned i = 0; i < config.count; i++) {
         if (config.members[i].id == replica->id)
             continue;
@@ -78,8 +79,9 @@ static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t 
         sl_log_warn("target", "group %u: node %u cannot give blocks %u of chunk %u: %s (%s)",
                     replica->group, fetch->from, first_block, chunk, sl_error_text(error),
                     sl_error_name(error));
+        may_later = may_later || (error != -SL_E_CHECKSUM && error != -EIO);
     }
-    return -SL_E_CHECKSUM;
+    return may_later ? -EAGAIN : -SL_E_CHECKSUM;
 }
 
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,

@@ -1,0 +1,349 @@
+/* Replicated clusters: the cluster file, how groups are made, who leads, whether replicas agree. */
+#include "sim/cluster/cluster.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "fabric/group_admin.h"
+#include "target/cluster.h"
+
+#define BOOT_NS (30 * SECOND)
+
+/* ---- the cluster file ---- */
+
+static void draw_group(struct cluster *cluster, unsigned index)
+{
+    struct sl_cluster_group *group = &cluster->meta_groups[index];
+    unsigned most = cluster->target_count;
+    *group = (struct sl_cluster_group){.id = index + 1, .size_bytes = SL_CLUSTER_CHUNK_BYTES};
+    group->replica_count = most >= 3 ? (most == 5 && cluster_chance(cluster, 40) ? 5 : 3)
+                                     : (unsigned)cluster_between(cluster, 1, most);
+    unsigned first = (unsigned)cluster_between(cluster, 0, most - 1);
+    for (unsigned i = 0; i < group->replica_count; i++)
+        group->replicas[i] = (struct sl_cluster_replica){
+            .node = (first + i) % most + 1,
+            .replica = cluster_random(cluster) | 1,
+        };
+}
+
+void groups_draw(struct cluster *cluster)
+{
+    unsigned count = (unsigned)cluster_between(cluster, 1, GROUPS_MAX);
+    struct sl_cluster *meta = &cluster->meta;
+    for (unsigned i = 0; i < cluster->target_count; i++) {
+        cluster->meta_nodes[i].id = i + 1;
+        snprintf(cluster->meta_nodes[i].address, sizeof(cluster->meta_nodes[i].address), "%s:7600",
+                 cluster->processes[i].name);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        draw_group(cluster, i);
+        cluster->meta_extents[i] =
+            (struct sl_cluster_extent){.group = i + 1, .size_bytes = SL_CLUSTER_CHUNK_BYTES};
+    }
+    cluster->meta_volume = (struct sl_cluster_volume){
+        .id = 1,
+        .name = "volume",
+        .size_bytes = count * SL_CLUSTER_CHUNK_BYTES,
+        .stripe_bytes = cluster->stripe_bytes,
+        .shared = cluster->gateway_count > 1,
+        .extent_count = count,
+        .extents = cluster->meta_extents,
+    };
+    *meta = (struct sl_cluster){
+        .node_count = cluster->target_count,
+        .group_count = count,
+        .volume_count = 1,
+        .nodes = cluster->meta_nodes,
+        .groups = cluster->meta_groups,
+        .volumes = &cluster->meta_volume,
+    };
+    for (unsigned i = 0; i < sizeof(meta->id); i++)
+        meta->id[i] = (uint8_t)cluster_random(cluster);
+}
+
+/* ---- groups are made ---- */
+
+struct boot {
+    struct cluster *cluster;
+    struct sl_sim_node node;
+    struct sl_fabric *fabric;
+    struct sl_connection *connection;
+    int error;
+    bool done;
+};
+
+static void boot_closed(void *owner, struct sl_connection *connection, int reason)
+{
+    struct boot *boot = owner;
+    if (boot->connection == connection)
+        boot->connection = NULL;
+    sl_connection_unref(connection);
+}
+
+static const struct sl_connection_handlers boot_handlers = {.closed = boot_closed};
+
+static int create_co(struct boot *boot, const struct sl_cluster_group *group, unsigned index)
+{
+    const struct sl_cluster_replica *replica = &group->replicas[index];
+    const struct process *process = &boot->cluster->processes[replica->node - 1];
+    union sl_capsule request = {0}, reply;
+    struct sl_capsule_group_admin body = {
+        .header = {.type = SL_CAPSULE_GROUP_ADMIN, .length_bytes = sizeof(body)},
+        .admin = {.op = SL_GROUP_CREATE,
+                  .member_count = (uint8_t)group->replica_count,
+                  .group = group->id,
+                  .size_bytes = group->size_bytes,
+                  .replica = replica->replica,
+                  .node = replica->node},
+    };
+    for (unsigned i = 0; i < group->replica_count; i++)
+        body.admin.members[i] = (struct sl_group_member){group->replicas[i].replica,
+                                                         group->replicas[i].node, SL_GROUP_VOTER};
+    struct sl_connection *connection;
+    int error = sl_fabric_connect_co(
+        boot->fabric, boot->cluster->meta_nodes[replica->node - 1].address,
+        group->id % process->reactor_count, &boot_handlers, boot, UINT64_MAX, &connection);
+    if (error < 0)
+        return error;
+    boot->connection = connection;
+    sl_connection_ref(connection);
+    memcpy(&request, &body, sizeof(body));
+    error = sl_connection_call_co(connection, &request, NULL, 0, &reply);
+    if (error == 0)
+        error = sl_status_to_errno(reply.header.status);
+    sl_connection_shutdown(connection, -ECANCELED);
+    sl_connection_unref(connection);
+    while (boot->connection != NULL)
+        sl_sleep_co(MS);
+    return error == -EEXIST ? 0 : error;
+}
+
+static void boot_co(void *argument)
+{
+    struct boot *boot = argument;
+    struct sl_fabric_config config = {
+        .link = &sl_link_sim,
+        .domain = {.io = boot->node.io, .memory = boot->node.memory},
+        .reactor = boot->node.reactor,
+        .role = SL_ROLE_TOOL,
+        .instance_id = sl_reactor_random_u64(boot->node.reactor),
+        .credits = 1,
+    };
+    SL_ASSERT(sl_fabric_create(&config, &boot->fabric) == 0);
+    for (unsigned i = 0; i < boot->cluster->meta.group_count; i++) {
+        const struct sl_cluster_group *group = &boot->cluster->meta_groups[i];
+        for (unsigned k = 0; k < group->replica_count; k++) {
+            while ((boot->error = create_co(boot, group, k)) == -ECONNREFUSED)
+                sl_sleep_co(10 * MS);
+            if (boot->error < 0)
+                cluster_violation(boot->cluster, -1, "group %u cannot be made on node %u: %s",
+                                  group->id, group->replicas[k].node, sl_error_name(boot->error));
+        }
+    }
+    sl_fabric_drain_co(boot->fabric);
+    sl_fabric_destroy(boot->fabric);
+    boot->done = true;
+}
+
+static bool is_booted(void *argument)
+{
+    return ((struct boot *)argument)->done;
+}
+
+void groups_boot(struct cluster *cluster)
+{
+    struct boot boot = {.cluster = cluster};
+    SL_ASSERT(sl_sim_node_open(cluster->sim, "tool", 0, 8 * SL_MIB, &boot.node) == 0);
+    SL_ASSERT(sl_co_spawn(boot.node.reactor, boot_co, &boot) == 0);
+    if (!sl_sim_run_until(cluster->sim, sl_sim_now_ns(cluster->sim) + BOOT_NS, is_booted, &boot)) {
+        cluster_violation(cluster, -1, "the groups could not be made");
+        sl_sim_crash(cluster->sim, &boot.node, 1, false);
+        return;
+    }
+    sl_sim_node_close(&boot.node);
+}
+
+/* ---- what they are doing ---- */
+
+/* The replica of a group on a target, or NULL. */
+static struct sl_replica *replica_on(const struct cluster *cluster, unsigned group, unsigned target)
+{
+    const struct process *process = &cluster->processes[target];
+    for (unsigned i = 0; process->running && process->up && i < process->reactor_count; i++) {
+        struct sl_target *one = process->target.targets[i];
+        struct sl_replica *replica =
+            one != NULL && one->cluster != NULL
+                ? sl_cluster_find(one->cluster, cluster->meta_groups[group].id)
+                : NULL;
+        if (replica != NULL && replica->opened)
+            return replica;
+    }
+    return NULL;
+}
+
+void groups_watch(struct cluster *cluster)
+{
+    for (unsigned group = 0; group < cluster->meta.group_count; group++) {
+        for (unsigned i = 0; i < cluster->target_count; i++) {
+            struct sl_raft_status status;
+            const struct sl_replica *replica = replica_on(cluster, group, i);
+            if (replica == NULL)
+                continue;
+            sl_raft_get_status(replica->raft, &status);
+            if (status.role != SL_RAFT_LEADER)
+                continue;
+            uint64_t term = status.term.value;
+            unsigned at = (unsigned)(term % TERMS);
+            if (cluster->leaders[group][at].term == term) {
+                if (cluster->leaders[group][at].node != i + 1)
+                    cluster_violation(cluster, -1, "group %u: nodes %u and %u both led term %llu",
+                                      group + 1, cluster->leaders[group][at].node, i + 1,
+                                      (unsigned long long)term);
+                continue;
+            }
+            cluster->leaders[group][at].term = term;
+            cluster->leaders[group][at].node = i + 1;
+            cluster->effects[EFFECT_LEADERS_SEEN]++;
+            cluster_note(cluster, "group %u: node %u (target%u) leads term %llu", group + 1, i + 1,
+                         i, (unsigned long long)term);
+        }
+    }
+}
+
+unsigned group_leader(const struct cluster *cluster, unsigned group)
+{
+    unsigned found = TARGETS_MAX;
+    uint64_t term = 0;
+    for (unsigned i = 0; i < cluster->target_count; i++) {
+        struct sl_raft_status status;
+        const struct sl_replica *replica = replica_on(cluster, group, i);
+        if (replica == NULL)
+            continue;
+        sl_raft_get_status(replica->raft, &status);
+        if (status.role == SL_RAFT_LEADER && status.term.value > term) {
+            term = status.term.value;
+            found = i;
+        }
+    }
+    return found;
+}
+
+/* ---- equality ---- */
+
+bool groups_are_level(struct cluster *cluster)
+{
+    for (unsigned group = 0; group < cluster->meta.group_count; group++) {
+        const struct sl_cluster_group *meta = &cluster->meta_groups[group];
+        uint64_t applied = 0;
+        for (unsigned k = 0; k < meta->replica_count; k++) {
+            struct sl_raft_status status;
+            const struct sl_replica *replica =
+                replica_on(cluster, group, meta->replicas[k].node - 1);
+            if (replica == NULL)
+                return false;
+            sl_raft_get_status(replica->raft, &status);
+            if (replica->applied != status.last.value || (k > 0 && replica->applied != applied) ||
+                replica->copying != 0)
+                return false;
+            applied = replica->applied;
+        }
+    }
+    return true;
+}
+
+struct comparison {
+    struct cluster *cluster;
+    unsigned target;
+    uint64_t values[BLOCKS];
+    int errors[BLOCKS];
+    bool done;
+};
+
+/* Where a block of the volume lies. */
+static unsigned place_of(const struct cluster *cluster, unsigned block, uint64_t *offset_bytes)
+{
+    uint64_t at = cluster->run_bytes[block / RUN_BLOCKS] + block % RUN_BLOCKS * SL_BLOCK_BYTES;
+    uint64_t stripe = at / cluster->stripe_bytes;
+    *offset_bytes =
+        stripe / cluster->meta.group_count * cluster->stripe_bytes + at % cluster->stripe_bytes;
+    return (unsigned)(stripe % cluster->meta.group_count);
+}
+
+static void compare_co(void *argument)
+{
+    struct comparison *comparison = argument;
+    struct cluster *cluster = comparison->cluster;
+    for (unsigned block = 0; block < BLOCKS; block++) {
+        uint64_t offset;
+        unsigned group = place_of(cluster, block, &offset);
+        struct sl_replica *replica = replica_on(cluster, group, comparison->target);
+        comparison->errors[block] = 1; /* has none */
+        if (replica == NULL || replica->cluster->target->reactor != sl_reactor_self())
+            continue;
+        struct sl_buf *buf =
+            sl_buf_alloc_co(replica->cluster->target->memory, SL_BLOCK_BYTES, SL_RESERVE_ADMISSION);
+        struct sl_span span = sl_buf_span(buf, 0, SL_BLOCK_BYTES);
+        comparison->errors[block] = sl_store_read_into_co(
+            replica->log, (uint32_t)(offset / SL_CLUSTER_CHUNK_BYTES),
+            (uint16_t)(offset % SL_CLUSTER_CHUNK_BYTES / SL_BLOCK_BYTES), 1, &span, 1);
+        comparison->values[block] = client_value(buf->data);
+        sl_buf_unref(buf);
+    }
+    comparison->done = true;
+}
+
+static bool is_compared(void *argument)
+{
+    return ((struct comparison *)argument)->done;
+}
+
+static void compare_with(struct cluster *cluster, const struct comparison *comparison,
+                         uint64_t *values, unsigned *first)
+{
+    for (unsigned block = 0; block < BLOCKS; block++) {
+        bool rotten = (cluster->rotten >> comparison->target & 1) != 0;
+        if (comparison->errors[block] == 1)
+            continue;
+        if (comparison->errors[block] < 0) {
+            if (!rotten)
+                cluster_violation(cluster, (int)block, "block %u on %s: %s", block,
+                                  cluster->processes[comparison->target].name,
+                                  sl_error_name(comparison->errors[block]));
+            continue;
+        }
+        cluster->effects[EFFECT_REPLICAS_COMPARED]++;
+        if (first[block] == TARGETS_MAX) {
+            first[block] = comparison->target;
+            values[block] = comparison->values[block];
+        } else if (values[block] != comparison->values[block]) {
+            cluster_violation(cluster, (int)block, "block %u is %llu on %s and %llu on %s", block,
+                              (unsigned long long)values[block],
+                              cluster->processes[first[block]].name,
+                              (unsigned long long)comparison->values[block],
+                              cluster->processes[comparison->target].name);
+        }
+    }
+}
+
+void groups_compare(struct cluster *cluster)
+{
+    uint64_t values[BLOCKS];
+    unsigned first[BLOCKS];
+    for (unsigned i = 0; i < BLOCKS; i++)
+        first[i] = TARGETS_MAX;
+    for (unsigned i = 0; i < cluster->target_count; i++) {
+        struct process *process = &cluster->processes[i];
+        for (unsigned k = 0; process->running && k < process->reactor_count; k++) {
+            struct comparison comparison = {.cluster = cluster, .target = i};
+            SL_ASSERT(sl_co_spawn(process->nodes[k].reactor, compare_co, &comparison) == 0);
+            if (!sl_sim_run_until(cluster->sim, sl_sim_now_ns(cluster->sim) + 10 * SECOND,
+                                  is_compared, &comparison)) {
+                cluster_violation(cluster, -1, "%s cannot be read", process->name);
+                process_crash(process, false);
+                return;
+            }
+            compare_with(cluster, &comparison, values, first);
+        }
+    }
+}
