@@ -763,6 +763,25 @@ static struct sl_replica *make(struct sl_target_cluster *cluster, struct sl_stor
     return replica;
 }
 
+/* Whether records that were durable are gone from the log: with entries, a vote may be among them,
+ * and who forgets a vote can give it twice (Raft §5.2). Such a replica never comes back. (A damaged
+ * payload is another matter: everything is known of it but its bytes.) */
+static bool has_forgotten(const struct sl_store *store, const struct sl_store_group_status *status)
+{
+    struct sl_store_statistics statistics;
+    sl_store_statistics(store, &statistics);
+    if (statistics.missing_batch_count == 0 &&
+        (status->faulty_first == 0 || status->faulty_is_payload))
+        return false;
+    sl_log_error("target",
+                 "group %llu: parts of the log that were durable are missing: this replica may "
+                 "have forgotten whom it voted for, and does not take part any more. While the "
+                 "others are a majority nothing is lost: format the disk anew, then `sluice group "
+                 "add-learner` and `promote` a new replica here, and `remove` this one",
+                 (unsigned long long)status->group);
+    return true;
+}
+
 int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store,
                        struct sl_store_group *log)
 {
@@ -778,6 +797,8 @@ int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store
                      (unsigned long long)status.group, why);
         return -SL_E_PROTOCOL;
     }
+    if (has_forgotten(store, &status))
+        return -SL_E_CHECKSUM;
     struct sl_replica *replica = make(cluster, store, log, (uint32_t)status.group);
     if (replica == NULL)
         return -ENOMEM;
@@ -785,9 +806,6 @@ int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store
     replica->size_bytes = memory.size_bytes;
     replica->copying = memory.copying;
     replica->compacted = status.boundary_index;
-    /* Acknowledged and not readable: what it was has to come from another replica. */
-    if (status.faulty_first != 0 && !status.faulty_is_payload && replica->copying == 0)
-        replica->copying = status.last_index;
     int error = load_co(replica, &memory, &status, &why);
     if (error == 0)
         error = start_core(replica, &memory, &status, &why);

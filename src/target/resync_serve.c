@@ -39,17 +39,33 @@ static int mark_co(struct sl_replica *replica, uint64_t index)
     return error < 0 ? error : sl_store_checkpoint_co(replica->store);
 }
 
+/* Older than what is here by now: the next one will do. A replica that is marked takes a state as
+ * old as its own as well: nothing but a state ends a resync that was broken off. */
+static bool is_outdated(const struct sl_replica *replica, uint64_t mark,
+                        const struct sl_capsule_resync *body)
+{
+    struct sl_raft_status status = status_of(replica);
+    return body->index < sl_max(status.commit.value, mark) || body->index < replica->applied ||
+           (body->index == replica->applied && mark == 0) || body->term < status.term.value;
+}
+
 static int begin_co(struct sl_replica *replica, const struct sl_capsule_resync *body,
                     uint64_t *have)
 {
-    struct sl_raft_status status = status_of(replica);
-    uint64_t least = sl_max(status.commit.value, replica->copying);
-    if (body->index < least || body->index <= replica->applied || body->term < status.term.value)
-        return -EAGAIN;        /* older than what is here by now: the next one will do */
+    uint64_t mark = replica->copying;
+    if (is_outdated(replica, mark, body))
+        return -EAGAIN;
     replica->resync_index = 0; /* of an older source: it ends here */
     int error = mark_co(replica, body->index);
     if (error < 0)
         return error;
+    if (is_outdated(replica, mark, body)) {
+        /* It got further while the mark was written; nothing was overwritten yet. */
+        replica->copying = mark;
+        (void)sl_replica_state_save(replica);
+        sl_replica_tick(replica); /* goes on applying */
+        return -EAGAIN;
+    }
     struct sl_raft_event event = {
         .kind = SL_RAFT_COPYING,
         .copying = {.term = sl_term_of(body->term), .index = sl_index_of(body->index)}};

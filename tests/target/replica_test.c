@@ -491,6 +491,48 @@ static void blocks_are_repaired(void **state)
     world_close(&world);
 }
 
+/* A header in the midst of the log that was durable: entries and, who knows, a vote. */
+static void spoil_log(struct cluster_world *world, unsigned number)
+{
+    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[number].name, DISK_PATH);
+    uint64_t newest = 0, spoilt = 0;
+    for (uint64_t at = 0; at < world->disk_bytes; at += SL_BLOCK_BYTES) {
+        const struct sl_batch_header *header = (const void *)(disk + at);
+        if (header->magic == SL_BATCH_MAGIC)
+            newest = sl_max(newest, header->sequence);
+    }
+    for (uint64_t at = 0; at < world->disk_bytes; at += SL_BLOCK_BYTES) {
+        const struct sl_batch_header *header = (const void *)(disk + at);
+        if (header->magic == SL_BATCH_MAGIC && header->sequence == newest / 2) {
+            disk[at + 200] ^= 1;
+            spoilt++;
+        }
+    }
+    assert_int_equal(spoilt, 1);
+}
+
+/* It may have voted in what is missing (Raft §5.2): it stays out, the others go on. */
+static void who_forgot_stays_out_co(struct cluster_world *world)
+{
+    struct sl_capsule_group_status status;
+    write_some_co(world);
+    assert_int_equal(client_status_co(world, world->wiped, &status), -ENOENT);
+}
+
+static void who_forgot_stays_out(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 12, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_some_co);
+    world.wiped = world.leader;
+    node_end(&world, world.wiped, true);
+    spoil_log(&world, world.wiped);
+    node_start(&world, world.wiped);
+    world_run(&world, who_forgot_stays_out_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -505,6 +547,7 @@ int main(void)
         cmocka_unit_test(follower_is_resynced),
         cmocka_unit_test(disk_is_replaced),
         cmocka_unit_test(blocks_are_repaired),
+        cmocka_unit_test(who_forgot_stays_out),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
