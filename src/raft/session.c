@@ -249,6 +249,16 @@ uint64_t sl_session_epoch(const struct sl_session_table *table, uint64_t volume)
     return has_volume(table, slot, volume) ? table->volumes[slot].epoch : 0;
 }
 
+unsigned sl_session_count(const struct sl_session_table *table)
+{
+    return table->session_count;
+}
+
+uint64_t sl_session_id_at(const struct sl_session_table *table, unsigned i)
+{
+    return table->sessions[i].id;
+}
+
 struct sl_index sl_session_index(const struct sl_session_table *table)
 {
     return table->index;

@@ -66,6 +66,9 @@ enum sl_verdict sl_session_preview(const struct sl_session_table *table,
                                    const struct sl_command *command);
 /* The attach epoch of a volume in force; 0: it was never attached. */
 uint64_t sl_session_epoch(const struct sl_session_table *table, uint64_t volume);
+/* Open sessions, and the i-th of them, in the order of their ids. */
+unsigned sl_session_count(const struct sl_session_table *table);
+uint64_t sl_session_id_at(const struct sl_session_table *table, unsigned i);
 struct sl_index sl_session_index(const struct sl_session_table *table);
 /* The same on all replicas at one index. */
 uint64_t sl_session_digest(const struct sl_session_table *table);

@@ -126,6 +126,9 @@ struct sl_replica {
     uint64_t id;
     uint64_t size_bytes;
     void *memory, *room, *session_memory;
+    uint64_t opened_ns;
+    struct session_use *uses; /* sessions.c */
+    unsigned use_count;
     struct sl_raft *raft;
     unsigned terms;
     struct sl_raft_output *output;
@@ -219,6 +222,14 @@ int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *ent
                           const struct sl_iobuf *payload, struct sl_proposal *proposal);
 /* Returns when a read may be served here (leader only). -SL_E_MOVED, -ESHUTDOWN. */
 int sl_replica_read_barrier_co(struct sl_replica *replica);
+
+/* ---- sessions.c ---- */
+
+/* A committed command of a session. */
+void sl_replica_session_used(struct sl_replica *replica, const struct sl_command *command);
+/* Before an OPEN: if there is no room, closes a session that was idle for long. As
+ * sl_replica_propose_co(). */
+int sl_replica_session_room_co(struct sl_replica *replica);
 
 /* ---- replica_state.c ---- */
 

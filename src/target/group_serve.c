@@ -214,6 +214,8 @@ static int serve_command_co(struct sl_replica *replica, struct sl_received *rece
     int error = 0;
     if (io->opcode == SL_IO_WRITE)
         error = take_payload_co(replica->cluster, received, &payload);
+    if (error == 0 && io->opcode == SL_GROUP_SESSION_OPEN)
+        error = sl_replica_session_room_co(replica);
     if (error == 0)
         error = propose_co(replica, received, payload.span_count > 0 ? &payload : NULL, &proposal);
     sl_iobuf_fini(&payload);
@@ -244,8 +246,10 @@ static int serve_read_co(struct sl_replica *replica, struct sl_received *receive
     int error = sl_replica_read_barrier_co(replica);
     if (error == 0) {
         error = sl_store_read_co(replica->log, chunk, first_block, block_count, &data);
+        int bad = error;
         if (error == -SL_E_CHECKSUM || error == -EIO)
             error = sl_replica_repair_co(replica, chunk, first_block, block_count, &data);
+        error = error == -SL_E_CHECKSUM ? bad : error;
     }
     if (error == 0) {
         sl_cluster_fill_reply(cluster, io->group, replica, 0, 0, &reply.group_reply);

@@ -458,6 +458,8 @@ static void decide(struct sl_replica *replica, uint64_t index)
     bool command = extra.kind == SL_EXTRA_COMMAND && why == NULL;
     enum sl_verdict verdict =
         sl_session_apply(replica->sessions, sl_index_of(index), command ? &extra.command : NULL);
+    if (command)
+        sl_replica_session_used(replica, &extra.command);
     if (extra.kind == SL_EXTRA_CONFIG && why == NULL)
         replica->applied_config = extra.config;
     if ((entry.type == SL_ENTRY_WRITE || entry.type == SL_ENTRY_ZERO) &&
@@ -617,6 +619,7 @@ void sl_replica_free(struct sl_replica *replica)
     free(replica->session_memory);
     free(replica->output);
     free(replica->skips);
+    free(replica->uses);
     free(replica);
 }
 
@@ -816,6 +819,7 @@ int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store
         return error;
     }
     replica->opened = true;
+    replica->opened_ns = sl_cluster_now_ns(cluster);
     arm(replica);
     return 0;
 }

@@ -272,6 +272,45 @@ static void sessions_are_exact(void **state)
     world_close(&world);
 }
 
+static void sessions_fill_co(struct cluster_world *world)
+{
+    world_create_group_co(world);
+    for (uint64_t i = 1; i <= SL_REPLICA_SESSIONS_MAX; i++)
+        assert_int_equal(client_session_co(world, SL_GROUP_SESSION_OPEN, 1000 + i), 0);
+    assert_int_equal(client_session_co(world, SL_GROUP_SESSION_OPEN, 7), -ENOSPC);
+    assert_int_equal(client_attach_co(world, 1), 0);
+}
+
+static void sessions_stay_co(struct cluster_world *world)
+{
+    world->session = 1001;
+    assert_int_equal(client_write_co(world, 0, 1, 1), 0);
+}
+
+static void sessions_go_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, 0, 1, 2), 0);
+    assert_int_equal(client_session_co(world, SL_GROUP_SESSION_OPEN, 7), 0);
+    assert_int_equal(client_write_co(world, 0, 1, 3), 0); /* used: it is not the one to go */
+    world->session = 1002;
+    assert_int_equal(client_write_as_co(world, 1, 0, 1, 4), -SL_E_NO_SESSION);
+    client_expect_co(world, 0, 1, 3);
+}
+
+/* Gateways that died leave their sessions: those that are idle for long make room. */
+static void sessions_of_the_dead(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 15, 3);
+    world_run(&world, sessions_fill_co);
+    world_wait(&world, 550 * SL_NS_PER_S);
+    world_run(&world, sessions_stay_co);
+    world_wait(&world, 100 * SL_NS_PER_S);
+    world_run(&world, sessions_go_co);
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
 /* ---- the log's end: checkpoints, a slow follower ---- */
 
 static void write_much_co(struct cluster_world *world)
@@ -542,6 +581,7 @@ int main(void)
         cmocka_unit_test(leader_changes),
         cmocka_unit_test(power_is_lost),
         cmocka_unit_test(sessions_are_exact),
+        cmocka_unit_test(sessions_of_the_dead),
         cmocka_unit_test(log_goes_round),
         cmocka_unit_test(follower_catches_up),
         cmocka_unit_test(follower_is_resynced),
