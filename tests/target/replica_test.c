@@ -28,11 +28,22 @@ static void one_works(void **state)
     world_close(&world);
 }
 
+/* On no node does a CPU copy payload, whichever way it came and went. */
+static void nothing_was_copied(struct cluster_world *world)
+{
+    for (unsigned i = 1; i <= world->node_count; i++) {
+        const struct sl_copy_counters *copies = sl_memory_copies(world->nodes[i].node.memory);
+        for (unsigned reason = 0; reason < SL_COPY_REASON_COUNT; reason++)
+            assert_int_equal(copies->bytes[reason], 0);
+    }
+}
+
 static void three_work(void **state)
 {
     struct cluster_world world;
     world_open(&world, 2, 3);
     world_run(&world, basic_co);
+    nothing_was_copied(&world);
     world_close(&world);
 }
 
