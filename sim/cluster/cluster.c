@@ -112,6 +112,7 @@ bool cluster_run(struct cluster *cluster, uint64_t until_ns, bool (*done)(struct
             next_ns > cluster_now(cluster))
             sl_sim_advance(cluster->sim, limit_ns);
         processes_reap(cluster);
+        tool_reap(cluster);
         while (cluster->actions != NULL && cluster->actions->at_ns <= cluster_now(cluster)) {
             struct action *action = cluster->actions;
             cluster->actions = action->next;
@@ -215,6 +216,7 @@ struct cluster *cluster_create(uint64_t seed, bool replicated, FILE *trace)
 
 void cluster_destroy(struct cluster *cluster)
 {
+    tool_crash(cluster);
     for (unsigned i = 0; i < cluster->process_count; i++) {
         if (cluster->processes[i].running)
             process_crash(&cluster->processes[i], false);

@@ -94,6 +94,16 @@ struct gateway_process {
     unsigned clients_left;
 };
 
+/* `sluice group`: runs while somebody administers. */
+struct tool {
+    struct sl_sim_node node;
+    struct sl_sim_heap heap;
+    struct sl_fabric *fabric;
+    struct sl_connection *connection;
+    unsigned target; /* whose replicas are made anew */
+    bool running, done;
+};
+
 struct process {
     struct cluster *cluster;
     enum kind kind;
@@ -148,6 +158,8 @@ struct cluster {
     uint64_t disk_bytes, segment_bytes;
     unsigned segment_count;
     struct process processes[PROCESSES_MAX]; /* targets first */
+    struct tool tool;
+    bool wiped; /* once a run: a second disk may hold what the first has lost */
     struct client clients[CLIENTS_MAX];
     unsigned cuts[PROCESSES_MAX][PROCESSES_MAX]; /* how many faults cut from, to */
     unsigned unread; /* disks that have refused reads: bit of the target */
@@ -233,6 +245,7 @@ int process_fabric(struct process *process, unsigned reactor, enum sl_role role,
 /* target.c, gateway.c: from start to end */
 int target_main_co(struct process *process);
 int gateway_main_co(struct process *process);
+/* Also over an old one, all of which is lost. */
 void target_format(struct process *process);
 /* Before it is gone: what it counted. */
 void target_count(struct process *process);
@@ -240,8 +253,13 @@ void gateway_count(struct process *process);
 
 /* group.c: what only replicated clusters have */
 void groups_draw(struct cluster *cluster);
-/* Makes the groups; targets have been started. */
+/* admin.c: makes the groups; targets have been started. */
 void groups_boot(struct cluster *cluster);
+/* The target came back with an empty disk: new replicas take the place of its old ones. */
+void groups_replace(struct cluster *cluster, unsigned target);
+/* Closes the tool once it is done. */
+void tool_reap(struct cluster *cluster);
+void tool_crash(struct cluster *cluster);
 /* At any time: at most one leader a term. */
 void groups_watch(struct cluster *cluster);
 /* All replicas have applied all, and the same. */

@@ -203,6 +203,27 @@ static void network_fault(struct cluster *cluster, const struct fault *fault)
     }
 }
 
+/* Its disk is lost, another one takes its place. Groups of fewer than three would be lost with it.
+ */
+static void wipe(struct cluster *cluster, const struct fault *fault)
+{
+    struct process *process = &cluster->processes[fault->a];
+    for (unsigned i = 0; i < cluster->meta.group_count; i++) {
+        if (cluster->meta_groups[i].replica_count < 3)
+            return;
+    }
+    if (cluster->wiped || cluster->healing)
+        return;
+    cluster->wiped = true;
+    if (process->running)
+        process_crash(process, true);
+    process->life++; /* nobody else starts it */
+    cluster_note(cluster, "the disk of %s is lost", process->name);
+    target_format(process);
+    process_start(process);
+    groups_replace(cluster, fault->a);
+}
+
 /* Whoever leads now. */
 static void leader_fault(struct cluster *cluster, const struct fault *fault)
 {
@@ -238,7 +259,9 @@ static void strike(struct cluster *cluster, struct action *action)
     cluster_note(cluster, "fault %s, %s %s, for %.3f s", fault_name(fault->kind),
                  cluster->processes[fault->a].name, cluster->processes[fault->b].name,
                  (double)fault->duration_ns / 1e9);
-    if (fault->kind >= FAULT_LEADER_KILL)
+    if (fault->kind == FAULT_TARGET_WIPE)
+        wipe(cluster, fault);
+    else if (fault->kind >= FAULT_LEADER_KILL)
         leader_fault(cluster, fault);
     else if (fault->kind <= FAULT_PAUSE || fault->kind == FAULT_CLOCK)
         process_fault(cluster, fault);

@@ -27,7 +27,8 @@
     X(LEADER_KILL)                                                                                 \
     X(LEADER_POWER)                                                                                \
     X(LEADER_PAUSE)                                                                                \
-    X(LEADER_CUT)
+    X(LEADER_CUT)                                                                                  \
+    X(TARGET_WIPE)
 
 /* What they led to: counted, so that a run that meets too little fails. */
 #define CLUSTER_EFFECTS(X)                                                                         \
@@ -57,7 +58,8 @@
     X(ENTRIES_RECOVERED)                                                                           \
     X(UNSEEN_WRITES_APPLIED)                                                                       \
     X(LEADERS_SEEN)                                                                                \
-    X(REPLICAS_COMPARED)
+    X(REPLICAS_COMPARED)                                                                           \
+    X(REPLICAS_REPLACED)
 
 #define FAULT_NAME(name)  FAULT_##name,
 #define EFFECT_NAME(name) EFFECT_##name,

@@ -1,14 +1,11 @@
-/* Replicated clusters: the cluster file, how groups are made, who leads, whether replicas agree. */
+/* Replicated clusters: the cluster file, who leads, whether replicas agree. */
 #include "sim/cluster/cluster.h"
 
 #include <errno.h>
 #include <string.h>
 
 #include "core/error.h"
-#include "fabric/group_admin.h"
 #include "target/cluster.h"
-
-#define BOOT_NS (30 * SECOND)
 
 /* ---- the cluster file ---- */
 
@@ -60,108 +57,6 @@ void groups_draw(struct cluster *cluster)
     };
     for (unsigned i = 0; i < sizeof(meta->id); i++)
         meta->id[i] = (uint8_t)cluster_random(cluster);
-}
-
-/* ---- groups are made ---- */
-
-struct boot {
-    struct cluster *cluster;
-    struct sl_sim_node node;
-    struct sl_fabric *fabric;
-    struct sl_connection *connection;
-    int error;
-    bool done;
-};
-
-static void boot_closed(void *owner, struct sl_connection *connection, int reason)
-{
-    struct boot *boot = owner;
-    if (boot->connection == connection)
-        boot->connection = NULL;
-    sl_connection_unref(connection);
-}
-
-static const struct sl_connection_handlers boot_handlers = {.closed = boot_closed};
-
-static int create_co(struct boot *boot, const struct sl_cluster_group *group, unsigned index)
-{
-    const struct sl_cluster_replica *replica = &group->replicas[index];
-    const struct process *process = &boot->cluster->processes[replica->node - 1];
-    union sl_capsule request = {0}, reply;
-    struct sl_capsule_group_admin body = {
-        .header = {.type = SL_CAPSULE_GROUP_ADMIN, .length_bytes = sizeof(body)},
-        .admin = {.op = SL_GROUP_CREATE,
-                  .member_count = (uint8_t)group->replica_count,
-                  .group = group->id,
-                  .size_bytes = group->size_bytes,
-                  .replica = replica->replica,
-                  .node = replica->node},
-    };
-    for (unsigned i = 0; i < group->replica_count; i++)
-        body.admin.members[i] = (struct sl_group_member){group->replicas[i].replica,
-                                                         group->replicas[i].node, SL_GROUP_VOTER};
-    struct sl_connection *connection;
-    int error = sl_fabric_connect_co(
-        boot->fabric, boot->cluster->meta_nodes[replica->node - 1].address,
-        group->id % process->reactor_count, &boot_handlers, boot, UINT64_MAX, &connection);
-    if (error < 0)
-        return error;
-    boot->connection = connection;
-    sl_connection_ref(connection);
-    memcpy(&request, &body, sizeof(body));
-    error = sl_connection_call_co(connection, &request, NULL, 0, &reply);
-    if (error == 0)
-        error = sl_status_to_errno(reply.header.status);
-    sl_connection_shutdown(connection, -ECANCELED);
-    sl_connection_unref(connection);
-    while (boot->connection != NULL)
-        sl_sleep_co(MS);
-    return error == -EEXIST ? 0 : error;
-}
-
-static void boot_co(void *argument)
-{
-    struct boot *boot = argument;
-    struct sl_fabric_config config = {
-        .link = &sl_link_sim,
-        .domain = {.io = boot->node.io, .memory = boot->node.memory},
-        .reactor = boot->node.reactor,
-        .role = SL_ROLE_TOOL,
-        .instance_id = sl_reactor_random_u64(boot->node.reactor),
-        .credits = 1,
-    };
-    SL_ASSERT(sl_fabric_create(&config, &boot->fabric) == 0);
-    for (unsigned i = 0; i < boot->cluster->meta.group_count; i++) {
-        const struct sl_cluster_group *group = &boot->cluster->meta_groups[i];
-        for (unsigned k = 0; k < group->replica_count; k++) {
-            while ((boot->error = create_co(boot, group, k)) == -ECONNREFUSED)
-                sl_sleep_co(10 * MS);
-            if (boot->error < 0)
-                cluster_violation(boot->cluster, -1, "group %u cannot be made on node %u: %s",
-                                  group->id, group->replicas[k].node, sl_error_name(boot->error));
-        }
-    }
-    sl_fabric_drain_co(boot->fabric);
-    sl_fabric_destroy(boot->fabric);
-    boot->done = true;
-}
-
-static bool is_booted(void *argument)
-{
-    return ((struct boot *)argument)->done;
-}
-
-void groups_boot(struct cluster *cluster)
-{
-    struct boot boot = {.cluster = cluster};
-    SL_ASSERT(sl_sim_node_open(cluster->sim, "tool", 0, 8 * SL_MIB, &boot.node) == 0);
-    SL_ASSERT(sl_co_spawn(boot.node.reactor, boot_co, &boot) == 0);
-    if (!sl_sim_run_until(cluster->sim, sl_sim_now_ns(cluster->sim) + BOOT_NS, is_booted, &boot)) {
-        cluster_violation(cluster, -1, "the groups could not be made");
-        sl_sim_crash(cluster->sim, &boot.node, 1, false);
-        return;
-    }
-    sl_sim_node_close(&boot.node);
 }
 
 /* ---- what they are doing ---- */

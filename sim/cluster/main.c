@@ -81,6 +81,11 @@ static bool nobody_is_busy(struct cluster *cluster)
     return true;
 }
 
+static bool is_administered(struct cluster *cluster)
+{
+    return !cluster->tool.running;
+}
+
 static bool is_read_back(struct cluster *cluster)
 {
     return cluster->read_back_done;
@@ -120,6 +125,8 @@ static void heal(struct cluster *cluster)
         cluster->clients[i].done_count = 0;
     faults_heal(cluster);
     if (!within(cluster, PROGRESS_NS, everybody_got_on, "some client did not get on"))
+        return;
+    if (!within(cluster, PROGRESS_NS, is_administered, "lost replicas were not replaced"))
         return;
     cluster->quiet = true;
     if (!within(cluster, cluster->io_timeout_ns + 2 * SECOND, nobody_is_busy,

@@ -2,6 +2,7 @@
 #include "sim/cluster/cluster.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "store/store.h"
@@ -32,7 +33,7 @@ static void format_co(void *argument)
                    .shard_count = (uint16_t)process->reactor_count},
         .salt = cluster_random(cluster),
     };
-    memcpy(store.disk_id, process->name, sizeof(process->name));
+    sl_reactor_random(process->nodes[0].reactor, store.disk_id, sizeof(store.disk_id));
     memcpy(store.cluster_id, cluster->meta.id, sizeof(store.cluster_id));
     SL_ASSERT(sl_disk_open(process->nodes[0].io, DISK, &options, &info, &disk) == 0);
     int result =
@@ -53,7 +54,13 @@ void target_format(struct process *process)
 {
     struct sl_sim *sim = process->cluster->sim;
     struct format format = {.process = process};
-    SL_ASSERT(sl_sim_disk_create(sim, process->name, DISK, process->cluster->disk_bytes) == 0);
+    uint64_t bytes = process->cluster->disk_bytes;
+    if (sl_sim_disk_create(sim, process->name, DISK, bytes) == -EEXIST) {
+        uint8_t *zeroes = heap_keep(NULL, bytes);
+        memset(zeroes, 0, bytes);
+        sl_sim_disk_restore(sim, process->name, DISK, zeroes);
+        free(zeroes);
+    }
     SL_ASSERT(sl_sim_node_open(sim, process->name, 0, 8 * SL_MIB, &process->nodes[0]) == 0);
     SL_ASSERT(sl_co_spawn(process->nodes[0].reactor, format_co, &format) == 0);
     SL_ASSERT(sl_sim_run_until(sim, UINT64_MAX, is_formatted, &format));
