@@ -219,6 +219,7 @@ static void wipe(struct cluster *cluster, const struct fault *fault)
         process_crash(process, true);
     process->life++; /* nobody else starts it */
     cluster_note(cluster, "the disk of %s is lost", process->name);
+    *sl_sim_disk_faults(cluster->sim, process->name, DISK) = (struct sl_sim_disk_faults){0};
     target_format(process);
     process_start(process);
     groups_replace(cluster, fault->a);
@@ -282,11 +283,11 @@ static bool is_of_gateway(enum fault_kind kind)
 static void draw(struct cluster *cluster, struct fault *fault, uint64_t length_ns)
 {
     bool silent = false;
-    /* Of silent damage to the only copy little can be demanded: not in most runs. */
+    /* Of silent damage, the more to the only copy, less can be demanded: not in all runs. */
     do {
         fault->kind = (enum fault_kind)(cluster_random(cluster) % FAULT_COUNT);
         silent = fault->kind >= FAULT_DISK_ROT && fault->kind <= FAULT_DISK_MISDIRECTS;
-    } while ((silent && cluster->seed % 4 != 0) ||
+    } while ((silent && cluster->seed % (cluster->replicated ? 2 : 4) != 0) ||
              (fault->kind >= FAULT_LEADER_KILL && !cluster->replicated));
     unsigned target = (unsigned)(cluster_random(cluster) % cluster->target_count);
     unsigned gateway =
