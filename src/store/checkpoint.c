@@ -476,6 +476,17 @@ static int make_root_co(struct sl_store *store, uint64_t cut)
     return error;
 }
 
+/* What was cut off was not moved: a root that frees its segment without the truncation being
+ * durable would leave holes in front of what is cut off and lies behind the cut. They end in the
+ * order in which they began; later ones cut off only what lies behind the cut already. */
+static int await_truncations_co(struct sl_store *store)
+{
+    uint64_t begun = store->wal.truncate_count;
+    while (store->failed == 0 && store->wal.truncated_count < begun)
+        sl_wait_queue_co(&store->wal.durable);
+    return store->failed;
+}
+
 static int run_co(struct sl_store *store, uint64_t cut)
 {
     int error = 0;
@@ -488,6 +499,8 @@ static int run_co(struct sl_store *store, uint64_t cut)
             error = move_all_co(store, cut);
         set_apply_to(store, cut);
     } while (error == 0 && is_pending_below(store));
+    if (error == 0)
+        error = await_truncations_co(store);
     if (error == 0)
         error = write_metas_co(store);
     if (error == 0)

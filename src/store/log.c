@@ -361,15 +361,29 @@ int sl_store_vote_co(struct sl_store_group *group, uint64_t term, uint64_t vote)
     return wal_record_co(group->store, &record);
 }
 
+/* The room comes first: what is cut off is in no log that a checkpoint keeps, so from the cut on
+ * the record must be on its way, whatever that checkpoint waits for. */
 int sl_store_truncate_co(struct sl_store_group *group, uint64_t index)
 {
+    struct sl_store *store = group->store;
+    struct sl_store_wait wait;
     struct sl_record record = {
         .head = {.kind = SL_RECORD_TRUNCATE, .group = group->id, .index = index}};
     SL_ASSERT(index > group->applied_index && index > group->boundary_index);
+    if (store->config.read_only)
+        return -EROFS;
     if (index > group->log.last)
         return 0;
+    int error = wal_room_co(store, 1, 1);
+    if (error < 0)
+        return error;
     store_log_cut(group, index);
-    return wal_record_co(group->store, &record);
+    store->wal.truncate_count++;
+    wal_add(store, &record, NULL, 1, &wait);
+    error = sl_store_durable_co(&wait);
+    store->wal.truncated_count++;
+    sl_wait_queue_wake_all(&store->wal.durable, 0);
+    return error;
 }
 
 int sl_store_entry_get(const struct sl_store_group *group, uint64_t index,

@@ -158,8 +158,8 @@ struct wal {
     struct sl_list in_flight;           /* by sequence */
     unsigned queue_count, flight_count; /* batches in the queue, and being written */
     unsigned writer_count;
-    uint64_t reserved_blocks;
-    struct sl_buf *headers[SL_WAL_WRITERS_MAX]; /* of idle writers */
+    uint64_t reserved_blocks, truncate_count, truncated_count; /* truncations: begun, ended */
+    struct sl_buf *headers[SL_WAL_WRITERS_MAX];                /* of idle writers */
     unsigned header_count;
     struct sl_wait_queue room;
     unsigned waiter_count;        /* for room */

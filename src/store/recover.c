@@ -334,8 +334,9 @@ static int replay_record(struct sl_store *store, const struct sl_record *record,
         }
         return 0;
     case SL_RECORD_TRUNCATE:
-        if (record->head.index > group->boundary_index)
-            store_log_cut(group, record->head.index);
+        /* Also at or below the boundary (a group that was taken over from another replica): what
+         * lay behind the boundary then is void too. */
+        store_log_cut(group, record->head.index);
         return 0;
     case SL_RECORD_GROUP_DELETE:
         group->deleted = true;

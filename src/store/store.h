@@ -176,8 +176,8 @@ void sl_store_append(struct sl_store_group *group, const struct sl_store_entry *
                      const struct sl_iobuf *payload, struct sl_store_wait *wait);
 /* 0: durable; or why it is not (-EIO; it may be there after a restart nevertheless). */
 int sl_store_durable_co(struct sl_store_wait *wait);
-/* Takes back what lies at and behind `index`, which must not be applied. Durable on return, at once
- * for readers. */
+/* Takes back what lies at and behind `index`, which must not be applied. Durable on return; for
+ * readers as soon as the log has room for the record. */
 int sl_store_truncate_co(struct sl_store_group *group, uint64_t index);
 /* An entry behind the boundary: `extra` and `crcs` are valid until the next call that may free it
  * (an await). -ENOENT: before the boundary or behind the end. -SL_E_CHECKSUM: faulty. */

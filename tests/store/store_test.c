@@ -420,6 +420,116 @@ static void test_log(void **state)
     }
 }
 
+/* Writers are held back: what is added stays in memory. */
+static void hold_writers(struct store_world *w, bool hold)
+{
+    w->store->wal.writer_count += hold ? SL_WAL_WRITERS_MAX : -SL_WAL_WRITERS_MAX;
+}
+
+static void truncate_co(void *argument)
+{
+    struct store_world *w = argument;
+    int error = sl_store_truncate_co(sl_store_group_find(w->store, 3), 5);
+    assert_true(error == 0 || error == -EIO);
+    world_leave(w);
+}
+
+/* Entries 1 to 6 in the first segment, 7 to 9 in one each. From 5 on they are cut off, and a
+ * checkpoint wants the first segment before that is on disk; crash or not. */
+static void cut_off_co(struct store_world *w)
+{
+    bool crash = w->argument != NULL;
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    for (unsigned index = 1; index <= 9; index++) {
+        if (index > 6)
+            wal_roll(w->store);
+        append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    }
+    assert_int_equal(sl_store_apply_co(group, 4), 0);
+    uint64_t number = w->store->checkpoint_number;
+    hold_writers(w, true);
+    world_spawn(w, truncate_co, w);
+    sl_sleep_co(SL_NS_PER_US);
+    w->store->checkpoint_wanted = true;
+    checkpoint_kick(w->store);
+    sl_sleep_co(SL_NS_PER_S);
+    if (crash)
+        sl_sim_disk_crash(w->sim, NODE, DISK);
+    hold_writers(w, false);
+    assert_int_equal(sl_store_vote_co(group, 2, 1), crash ? -EIO : 0);
+    world_join_co(w);
+    sl_sleep_co(SL_NS_PER_S);
+    if (!crash)
+        assert_int_equal(w->store->checkpoint_number, number + 1);
+    world_close_co(w);
+}
+
+static void cut_off_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    struct sl_store_entry entry;
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.faulty_first, 0);
+    assert_int_equal(status.last_index, w->argument != NULL ? 9 : 4);
+    assert_int_equal(status.boundary_index, w->argument != NULL ? 0 : 4);
+    for (uint64_t index = status.boundary_index + 1; index <= status.last_index; index++)
+        assert_int_equal(sl_store_entry_get(group, index, &entry), 0);
+    world_close_co(w);
+}
+
+static void test_cut_off(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    for (unsigned crash = 0; crash < 2; crash++) {
+        world_make(&world, &config, DISK_BYTES);
+        world_format(&world, SL_MIB, 10); /* a checkpoint keeps the newest three */
+        world_run(&world, cut_off_co, crash == 0 ? NULL : &world);
+        world_run(&world, cut_off_again_co, crash == 0 ? NULL : &world);
+        world_free(&world);
+    }
+}
+
+/* What was cut off stays so, behind a boundary that passes the cut, too. */
+static void taken_over_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    /* Keeps the segment. */
+    append_co(w, sl_store_group_find(w->store, 4), 1, 1, SL_ENTRY_WRITE, 10);
+    for (unsigned index = 1; index <= 9; index++)
+        append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    assert_int_equal(sl_store_truncate_co(group, 5), 0);
+    assert_int_equal(sl_store_install(group, 7, 3, "the state", 10), 0);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    world_close_co(w);
+}
+
+static void taken_over_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    sl_store_group_status(sl_store_group_find(w->store, 3), &status);
+    assert_int_equal(status.boundary_index, 7);
+    assert_int_equal(status.boundary_term, 3);
+    assert_int_equal(status.faulty_first, 0);
+    assert_int_equal(status.last_index, 7);
+    world_close_co(w);
+}
+
+static void test_taken_over(void **state)
+{
+    start();
+    world_run(&world, taken_over_co, NULL);
+    world_run(&world, taken_over_again_co, NULL);
+    world_free(&world);
+}
+
 static void delete_co(struct store_world *w)
 {
     struct sl_store_statistics before, after;
@@ -805,6 +915,7 @@ int main(void)
         cmocka_unit_test(test_delete),      cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_log_payload), cmocka_unit_test(test_log_header),
         cmocka_unit_test(test_log_end),     cmocka_unit_test(test_roots),
+        cmocka_unit_test(test_cut_off),     cmocka_unit_test(test_taken_over),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
