@@ -541,6 +541,44 @@ static void blocks_are_repaired(void **state)
     world_close(&world);
 }
 
+/* One attempt at the leader: its answer is "elsewhere, or later", not "lost". */
+static void expect_later_co(struct cluster_world *world)
+{
+    union sl_capsule request, reply;
+    struct sl_group_message *io = client_request(&request, SL_IO_READ);
+    io->offset_bytes = 703 * SL_BLOCK_BYTES;
+    io->length_bytes = SL_BLOCK_BYTES;
+    client_describe(world, &request, SL_MIB, io->length_bytes);
+    int error = client_call_co(world, world->leader, &request, NULL, &reply);
+    assert_int_equal(error, -SL_E_MOVED);
+}
+
+/* The only sound copy is at a node that is away: the reader was told that its block is lost
+ * (cluster_sim --replicated, seed 132), while it has only to wait. */
+static void damaged_block_waits_for_its_copy(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 11, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_one_co);
+    world_run(&world, all_equal_co);
+    for (unsigned i = 1; i <= 3; i++)
+        node_end(&world, i, false);
+    for (unsigned i = 1; i <= 3; i++)
+        node_start(&world, i);
+    world_run(&world, expect_one_co);
+    unsigned away = world.leader % 3 + 1;
+    node_end(&world, away, false);
+    for (unsigned i = 1; i <= 3; i++) {
+        if (i != away)
+            assert_true(find_block(&world, i, 703, 4242, true) > 0);
+    }
+    world_run(&world, expect_later_co);
+    node_start(&world, away);
+    world_run(&world, expect_one_co);
+    world_close(&world);
+}
+
 /* A header in the midst of the log that was durable: entries and, who knows, a vote. */
 static void spoil_log(struct cluster_world *world, unsigned number)
 {
@@ -598,6 +636,7 @@ int main(void)
         cmocka_unit_test(follower_is_resynced),
         cmocka_unit_test(disk_is_replaced),
         cmocka_unit_test(blocks_are_repaired),
+        cmocka_unit_test(damaged_block_waits_for_its_copy),
         cmocka_unit_test(who_forgot_stays_out),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
