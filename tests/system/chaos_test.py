@@ -8,7 +8,7 @@ other, as the seed says, nodes are killed, stopped, cut off (both ways, or one w
 disk; now and then all of them lose power, or the gateway dies. After each fault the client must have gone on, and the
 cluster must heal. At the end every node leads every group once, and all blocks are checked.
 
-    chaos_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [--seconds N] [--seed S]
+    chaos_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [--seconds N] [--seed S] [--fault NAME]
 
 Skipped (77) where namespaces are forbidden."""
 import argparse
@@ -212,9 +212,19 @@ class Chaos:
             self.goes_on("between faults", 20)
             self.check_initiator()
         except Failure as failure:
-            raise Failure(f"{name} of node {node}: {failure}") from None
+            raise Failure(f"{name} of node {node}: {failure}\n{self.holdings()}") from None
         self.count[name] = self.count.get(name, 0) + 1
         print(f"round {sum(self.count.values())}: {name} of node {node}; {time.monotonic() - began:.1f} s", flush=True)
+
+    def holdings(self):
+        """What each server holds, to see who waits for what."""
+        lines = []
+        for server in [*self.cluster.targets.values(), self.cluster.gateway]:
+            try:
+                lines.append(f"{server.name} holds {server.holdings().counts}")
+            except Failure as failure:
+                lines.append(f"{server.name}: {str(failure).splitlines()[0]}")
+        return "\n".join(lines)
 
     def end(self):
         self.finish_initiator()
@@ -228,7 +238,7 @@ class Chaos:
             Journal(self.world, self.programs[4], 1, "verify", 0, LENGTH).finish()
 
 
-def run(programs, seconds, seed):
+def run(programs, seconds, seed, only):
     rng = random.Random(seed)
     deadline = time.monotonic() + seconds
     with World(programs[:3]) as world:
@@ -236,7 +246,8 @@ def run(programs, seconds, seed):
         chaos.start_clients()
         faults = []
         while time.monotonic() < deadline:
-            faults = faults or rng.sample(Chaos.FAULTS, len(Chaos.FAULTS))
+            wanted = [fault for fault in Chaos.FAULTS if not only or fault.__name__ in only]
+            faults = faults or rng.sample(wanted, len(wanted))
             chaos.round(faults.pop())
         chaos.end()
         return chaos
@@ -265,13 +276,14 @@ def main():
     parser.add_argument("programs", nargs=5)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fault", action="append", default=[], help="only these, by name; repeatable")
     options = parser.parse_args()
     if INSIDE not in os.environ:
         inside()
     began = time.monotonic()
     print(f"seed {options.seed}", flush=True)
     try:
-        chaos = run([os.path.abspath(program) for program in options.programs], options.seconds, options.seed)
+        chaos = run([os.path.abspath(program) for program in options.programs], options.seconds, options.seed, options.fault)
     except Failure as failure:
         print(f"FAILED with seed {options.seed}: {failure}", flush=True)
         sys.exit(1)
