@@ -12,6 +12,8 @@ static void must(bool condition)
         abort();
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 static char *print(const struct sl_cluster *cluster, size_t *bytes)
 {
     char *text = NULL;

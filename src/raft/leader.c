@@ -263,6 +263,7 @@ static void on_accepted(struct sl_raft *raft, unsigned slot, const struct sl_raf
             return;
         SL_RAFT_COVER(RESYNC_OVER);
         p->state = PROBE;
+        p->resync_ns = raft->now_ns;
         p->next = sl_index_of(p->match.value + 1);
         p->paused = false;
         return;
@@ -331,7 +332,8 @@ void sl_raft_on_append_answer(struct sl_raft *raft, const struct sl_raft_message
     if (raft->role != SL_RAFT_LEADER)
         return; /* it was removed, as it learns */
     if ((m->flags & SL_RAFT_FLAG_COPYING) != 0) {
-        if (p->state != RESYNC) {
+        /* What it answered before it had the state may come behind what it said then. */
+        if (p->state != RESYNC && m->sent_ns >= p->resync_ns) {
             SL_RAFT_COVER(ANSWER_COPYING);
             ask_for_resync(raft, (unsigned)slot);
         }

@@ -57,7 +57,7 @@ struct progress {
     uint64_t sent_ns;       /* when we last sent an append */
     uint64_t covered_ns;    /* covered by the shared heartbeat since */
     uint64_t covered_epoch; /* in this epoch of the link's; 0 = not */
-    uint64_t resync_ns;     /* asked for a resync then */
+    uint64_t resync_ns;     /* asked for a resync then, or it ended then */
     struct sl_raft_link *link;
     uint8_t state; /* enum progress_state */
     bool paused;   /* a probe is under way */
