@@ -317,7 +317,7 @@ void sl_receives_post_control(struct sl_connection *connection)
 }
 
 /* Receives hold their buffers for ever: what they may take in all must leave room for I/O, which
- * waits for memory (3/4 of it at most, SL_RESERVE_ADMISSION). So 5/8, 36 connections of 4.25 MiB at
+ * waits for memory (3/4 of it at most, SL_RESERVE_ADMISSION). So 5/8, 32 connections of 4.25 MiB at
  * the default of 256 MiB; one more is refused, instead of stopping the others. */
 static bool receives_fit(struct sl_connection *connection, unsigned count)
 {
@@ -325,7 +325,7 @@ static bool receives_fit(struct sl_connection *connection, unsigned count)
     struct sl_memory_statistics memory;
     uint64_t bytes = (uint64_t)count * fabric->config.in_capsule_bytes;
     sl_memory_statistics(fabric->config.domain.memory, &memory);
-    if (fabric->receive_bytes + bytes > memory.limit_bytes / 8 * 5)
+    if (fabric->receive_bytes + bytes > memory.small_limit_bytes / 8 * 5)
         return false;
     fabric->receive_bytes += bytes;
     connection->receive_bytes = bytes;

@@ -5,6 +5,11 @@
  * Who waits is served in order within a reserve, higher reserves first; nobody overtakes one of the
  * same reserve, however small. What a higher reserve cannot use (too short a run of pages) a lower
  * one may take: its requests hold memory that the higher one waits for, so they must get on.
+ *
+ * Small buffers and large ones have arenas of their own. Buffers of receives stay, and move about
+ * as each goes on with a request and another takes its place: after a while one of them would lie
+ * in every MiB, and a large buffer would find no room in memory that is nearly all free. Each kind
+ * can have most of the limit, and a part of it always; arenas that are all free change over.
  * Owned by one reactor.
  */
 #include "mem/memory.h"
@@ -28,11 +33,21 @@
 #define BUFFERS_A_SLAB    256
 /* When the system, not the limit, refused an arena, there may be nobody who frees: look again. */
 #define STARVED_RETRY_NS (100 * SL_NS_PER_MS)
+/* Memory counts as short when less than this part of the limit is left, or one buffer. */
+#define SHORT_SHARE 16u
+/* What comes with a capsule is small. Any of those finds room in a free part of this length. */
+#define SMALL_BYTES_MAX (16 * SL_KIB)
+/* Of the limit, what each kind has for itself: this part, but not less than that, but half. */
+#define OWN_SHARE       8u
+#define OWN_BYTES_LEAST (8 * SL_MIB)
+
+enum kind { SMALL, LARGE, KIND_COUNT };
 
 struct sl_arena {
     struct sl_list node;
     struct sl_buddy_arena buddy;
     struct sl_region *region;
+    enum kind kind;
 };
 
 struct waiter {
@@ -42,21 +57,28 @@ struct waiter {
     struct sl_buf *buf;
 };
 
+/* Memory for buffers of one kind. */
+struct part {
+    struct sl_buddy buddy;
+    uint64_t arena_bytes, used_bytes;
+    struct sl_list waiters[SL_RESERVE_COUNT];
+};
+
 struct sl_memory {
     struct sl_memory_config config;
     struct sl_region_set *regions;
-    struct sl_buddy buddy;
+    struct part parts[KIND_COUNT];
     struct sl_list arenas;
     struct sl_pool buffers;
-    struct sl_list waiters[SL_RESERVE_COUNT];
+    struct sl_list listeners;
     uint64_t waiter_count;
     uint64_t arena_bytes;
     uint64_t hugepage_bytes;
     uint64_t used_bytes;
     uint64_t waste_bytes;
-    bool starved;                             /* the system refused the last arena */
-    bool said_no_huge;                        /* once is enough */
-    uint64_t reserve_bytes[SL_RESERVE_COUNT]; /* most that may be used after an allocation of it */
+    bool starved;       /* the system refused the last arena */
+    bool said_no_huge;  /* once is enough */
+    uint64_t own_bytes; /* what each kind has for itself */
     struct sl_copy_counters copies;
 };
 
@@ -71,18 +93,20 @@ int sl_memory_create(const struct sl_memory_config *config, struct sl_memory **r
     memory->config.limit_bytes = sl_align_down(config->limit_bytes, BLOCK_BYTES);
     memory->config.arena_bytes = sl_align_up(memory->config.arena_bytes, BLOCK_BYTES);
     uint64_t limit = memory->config.limit_bytes;
-    memory->reserve_bytes[SL_RESERVE_ADMISSION] = limit / 4 * 3;
-    memory->reserve_bytes[SL_RESERVE_INTAKE] = limit / 8 * 7;
-    memory->reserve_bytes[SL_RESERVE_CHECKPOINT] = limit;
+    memory->own_bytes =
+        sl_align_down(sl_min(limit / 2, sl_max(limit / OWN_SHARE, OWN_BYTES_LEAST)), BLOCK_BYTES);
     memory->regions = sl_region_set_create();
     if (memory->regions == NULL) {
         free(memory);
         return -ENOMEM;
     }
-    sl_buddy_init(&memory->buddy);
     sl_list_init(&memory->arenas);
-    for (unsigned i = 0; i < SL_RESERVE_COUNT; i++)
-        sl_list_init(&memory->waiters[i]);
+    sl_list_init(&memory->listeners);
+    for (unsigned kind = 0; kind < KIND_COUNT; kind++) {
+        sl_buddy_init(&memory->parts[kind].buddy);
+        for (unsigned i = 0; i < SL_RESERVE_COUNT; i++)
+            sl_list_init(&memory->parts[kind].waiters[i]);
+    }
     sl_pool_init(&memory->buffers, sizeof(struct sl_buf), BUFFERS_A_SLAB, 0);
     *result = memory;
     return 0;
@@ -93,16 +117,17 @@ void sl_memory_destroy(struct sl_memory *memory)
     if (memory == NULL)
         return;
     SL_ASSERT(memory->used_bytes == 0 && memory->waste_bytes == 0);
-    for (unsigned i = 0; i < SL_RESERVE_COUNT; i++) {
+    for (unsigned i = 0; i < KIND_COUNT * SL_RESERVE_COUNT; i++) {
+        struct part *part = &memory->parts[i / SL_RESERVE_COUNT];
         struct sl_list *waiting;
-        while ((waiting = sl_list_pop(&memory->waiters[i])) != NULL)
+        while ((waiting = sl_list_pop(&part->waiters[i % SL_RESERVE_COUNT])) != NULL)
             sl_wait_wake(&sl_list_entry(waiting, struct waiter, node)->wait, -ECANCELED);
     }
     sl_pool_fini(&memory->buffers);
     struct sl_list *node;
     while ((node = sl_list_pop(&memory->arenas)) != NULL) {
         struct sl_arena *arena = sl_list_entry(node, struct sl_arena, node);
-        sl_buddy_arena_remove(&memory->buddy, &arena->buddy);
+        sl_buddy_arena_remove(&memory->parts[arena->kind].buddy, &arena->buddy);
         sl_unpoison(arena->region->base, arena->region->length_bytes);
         sl_region_remove(arena->region);
         free(arena);
@@ -133,12 +158,35 @@ struct sl_copy_counters *sl_memory_copies(struct sl_memory *memory)
     return &memory->copies;
 }
 
-static int grow(struct sl_memory *memory)
+/* ---- arenas ---- */
+
+static enum kind kind_of(uint32_t length_bytes)
 {
-    uint64_t room = memory->config.limit_bytes - memory->arena_bytes;
+    return length_bytes <= SMALL_BYTES_MAX ? SMALL : LARGE;
+}
+
+/* What arenas of that kind may take, as the other one is now. */
+static uint64_t part_limit(const struct sl_memory *memory, enum kind kind)
+{
+    uint64_t other = memory->parts[kind == SMALL ? LARGE : SMALL].arena_bytes;
+    return memory->config.limit_bytes - sl_max(other, memory->own_bytes);
+}
+
+/* Most of `limit` that may be used after an allocation of the reserve. */
+static uint64_t share(uint64_t limit, enum sl_memory_reserve reserve)
+{
+    static const unsigned eighths[SL_RESERVE_COUNT] = {
+        [SL_RESERVE_ADMISSION] = 6, [SL_RESERVE_INTAKE] = 7, [SL_RESERVE_CHECKPOINT] = 8};
+    return limit / 8 * eighths[reserve];
+}
+
+static int grow(struct sl_memory *memory, enum kind kind)
+{
+    struct part *part = &memory->parts[kind];
+    uint64_t room = part_limit(memory, kind) - part->arena_bytes;
     uint64_t step = memory->config.arena_bytes;
     if (step == 0)
-        step = sl_min(sl_max(memory->arena_bytes, (uint64_t)ARENA_BYTES_FIRST),
+        step = sl_min(sl_max(part->arena_bytes, (uint64_t)ARENA_BYTES_FIRST),
                       (uint64_t)ARENA_BYTES_MOST);
     uint64_t bytes = sl_min(room, step);
     if (bytes < BLOCK_BYTES)
@@ -153,8 +201,9 @@ static int grow(struct sl_memory *memory)
         error = arena->region->attach_error;
         sl_region_remove(arena->region);
     } else if (error == 0) {
-        error = sl_buddy_arena_add(&memory->buddy, &arena->buddy,
-                                   (uint32_t)(bytes / SL_BLOCK_BYTES), arena);
+        arena->kind = kind;
+        error = sl_buddy_arena_add(&part->buddy, &arena->buddy, (uint32_t)(bytes / SL_BLOCK_BYTES),
+                                   arena);
         if (error < 0)
             sl_region_remove(arena->region);
     }
@@ -174,6 +223,7 @@ static int grow(struct sl_memory *memory)
     sl_poison(arena->region->base, arena->region->length_bytes);
     sl_list_append(&memory->arenas, &arena->node);
     memory->arena_bytes += bytes;
+    part->arena_bytes += bytes;
     if (arena->region->hugepages)
         memory->hugepage_bytes += bytes;
     else if (memory->config.hugepages && !memory->said_no_huge) {
@@ -185,23 +235,50 @@ static int grow(struct sl_memory *memory)
     return 0;
 }
 
+/* An arena of the other kind that is all free, if the limit does not allow another one. */
+static bool take_arena(struct sl_memory *memory, enum kind kind)
+{
+    struct part *part = &memory->parts[kind];
+    struct part *other = &memory->parts[kind == SMALL ? LARGE : SMALL];
+    if (part->arena_bytes + BLOCK_BYTES <= part_limit(memory, kind))
+        return false;
+    sl_list_for_each(node, &memory->arenas)
+    {
+        struct sl_arena *arena = sl_list_entry(node, struct sl_arena, node);
+        uint64_t bytes = arena->region->length_bytes;
+        if (arena->kind == kind || !sl_buddy_arena_is_free(&arena->buddy) ||
+            part->arena_bytes + bytes > memory->config.limit_bytes - memory->own_bytes)
+            continue;
+        sl_buddy_arena_move(&other->buddy, &part->buddy, &arena->buddy);
+        arena->kind = kind;
+        other->arena_bytes -= bytes;
+        part->arena_bytes += bytes;
+        return true;
+    }
+    return false;
+}
+
 static struct sl_buf *try_alloc(struct sl_memory *memory, uint32_t length_bytes,
                                 enum sl_memory_reserve reserve)
 {
     uint32_t pages = (uint32_t)(sl_align_up(length_bytes, SL_BLOCK_BYTES) / SL_BLOCK_BYTES);
     uint64_t bytes = (uint64_t)pages * SL_BLOCK_BYTES;
+    enum kind kind = kind_of(length_bytes);
+    struct part *part = &memory->parts[kind];
     struct sl_buddy_arena *found;
     uint32_t first_page;
-    if (memory->used_bytes + bytes > memory->reserve_bytes[reserve])
-        return NULL;
-    while (!sl_buddy_alloc(&memory->buddy, pages, &found, &first_page)) {
-        if (grow(memory) < 0)
+    while (part->used_bytes + bytes > share(part_limit(memory, kind), reserve)) {
+        if (!take_arena(memory, kind))
+            return NULL;
+    }
+    while (!sl_buddy_alloc(&part->buddy, pages, &found, &first_page)) {
+        if (!take_arena(memory, kind) && grow(memory, kind) < 0)
             return NULL;
     }
     struct sl_arena *arena = found->owner;
     struct sl_buf *buf = sl_pool_get(&memory->buffers);
     if (buf == NULL) {
-        sl_buddy_free(&memory->buddy, found, first_page, pages);
+        sl_buddy_free(&part->buddy, found, first_page, pages);
         return NULL;
     }
     *buf = (struct sl_buf){
@@ -214,18 +291,20 @@ static struct sl_buf *try_alloc(struct sl_memory *memory, uint32_t length_bytes,
         .references = 1,
     };
     memory->used_bytes += bytes;
+    part->used_bytes += bytes;
     memory->waste_bytes += bytes - length_bytes;
     sl_unpoison(buf->data, buf->length_bytes);
     return buf;
 }
 
-static void serve_waiters(struct sl_memory *memory)
+static void serve_waiters(struct sl_memory *memory, enum kind kind)
 {
+    struct part *part = &memory->parts[kind];
     if (memory->waiter_count == 0)
         return;
     for (unsigned reserve = SL_RESERVE_COUNT; reserve-- > 0;) {
         struct sl_list *node;
-        while ((node = sl_list_first(&memory->waiters[reserve])) != NULL) {
+        while ((node = sl_list_first(&part->waiters[reserve])) != NULL) {
             struct waiter *waiter = sl_list_entry(node, struct waiter, node);
             waiter->buf = try_alloc(memory, waiter->length_bytes, reserve);
             if (waiter->buf == NULL)
@@ -237,30 +316,77 @@ static void serve_waiters(struct sl_memory *memory)
     }
 }
 
+void sl_memory_listen(struct sl_memory *memory, struct sl_memory_listener *listener)
+{
+    sl_list_append(&memory->listeners, &listener->node);
+}
+
+void sl_memory_unlisten(struct sl_memory_listener *listener)
+{
+    sl_list_remove(&listener->node);
+}
+
+bool sl_memory_is_short(const struct sl_memory *memory, enum sl_memory_reserve reserve)
+{
+    for (unsigned kind = 0; kind < KIND_COUNT; kind++) {
+        const struct part *part = &memory->parts[kind];
+        for (unsigned i = reserve; i < SL_RESERVE_COUNT; i++) {
+            if (!sl_list_is_empty(&part->waiters[i]))
+                return true;
+        }
+        uint64_t limit = part_limit(memory, kind);
+        uint64_t some = sl_min((uint64_t)SL_BUFFER_BYTES_MAX, limit / SHORT_SHARE);
+        if (part->used_bytes + some > share(limit, reserve))
+            return true;
+    }
+    return false;
+}
+
+static void tell_short(struct sl_memory *memory)
+{
+    sl_list_for_each(node, &memory->listeners)
+    {
+        struct sl_memory_listener *listener = sl_list_entry(node, struct sl_memory_listener, node);
+        listener->on_short(listener->context);
+    }
+}
+
+/* Behind those who wait. */
+static struct sl_buf *alloc_in_turn(struct sl_memory *memory, uint32_t length_bytes,
+                                    enum sl_memory_reserve reserve)
+{
+    SL_ASSERT(length_bytes > 0 && length_bytes <= SL_BUFFER_BYTES_MAX);
+    return sl_list_is_empty(&memory->parts[kind_of(length_bytes)].waiters[reserve])
+               ? try_alloc(memory, length_bytes, reserve)
+               : NULL;
+}
+
 struct sl_buf *sl_buf_alloc(struct sl_memory *memory, uint32_t length_bytes,
                             enum sl_memory_reserve reserve)
 {
-    SL_ASSERT(length_bytes > 0 && length_bytes <= SL_BUFFER_BYTES_MAX);
-    if (!sl_list_is_empty(&memory->waiters[reserve]))
-        return NULL;
-    return try_alloc(memory, length_bytes, reserve);
+    struct sl_buf *buf = alloc_in_turn(memory, length_bytes, reserve);
+    if (buf == NULL)
+        tell_short(memory);
+    return buf;
 }
 
 struct sl_buf *sl_buf_alloc_co(struct sl_memory *memory, uint32_t length_bytes,
                                enum sl_memory_reserve reserve)
 {
-    struct sl_buf *buf = sl_buf_alloc(memory, length_bytes, reserve);
+    struct sl_buf *buf = alloc_in_turn(memory, length_bytes, reserve);
     if (buf != NULL)
         return buf;
     struct waiter waiter = {.length_bytes = length_bytes};
     sl_wait_init(&waiter.wait);
-    sl_list_append(&memory->waiters[reserve], &waiter.node);
+    enum kind kind = kind_of(length_bytes);
+    sl_list_append(&memory->parts[kind].waiters[reserve], &waiter.node);
     memory->waiter_count++;
+    tell_short(memory);
     while (memory->starved) {
         uint64_t deadline_ns = sl_reactor_now_ns(sl_reactor_self()) + STARVED_RETRY_NS;
         if (sl_wait_until_co(&waiter.wait, deadline_ns))
             return waiter.buf;
-        serve_waiters(memory); /* still there: else it would have woken us */
+        serve_waiters(memory, kind); /* still there: else it would have woken us */
     }
     (void)sl_wait_co(&waiter.wait);
     return waiter.buf;
@@ -271,11 +397,13 @@ static void give_pages_back(struct sl_buf *buf, uint32_t keep_bytes)
 {
     uint32_t bytes = buf->length_bytes - keep_bytes;
     uint8_t *data = buf->data + keep_bytes;
+    struct part *part = &buf->memory->parts[buf->arena->kind];
     sl_poison(data, bytes);
-    sl_buddy_free(&buf->memory->buddy, &buf->arena->buddy,
+    sl_buddy_free(&part->buddy, &buf->arena->buddy,
                   (uint32_t)((size_t)(data - buf->region->base) / SL_BLOCK_BYTES),
                   bytes / SL_BLOCK_BYTES);
     buf->memory->used_bytes -= bytes;
+    part->used_bytes -= bytes;
     buf->length_bytes = keep_bytes;
 }
 
@@ -288,10 +416,11 @@ void sl_buf_unref(struct sl_buf *buf)
         return;
     SL_ASSERT(buf->lent_count == 0);
     struct sl_memory *memory = buf->memory;
+    enum kind kind = buf->arena->kind;
     memory->waste_bytes -= buf->length_bytes - buf->wanted_bytes;
     give_pages_back(buf, 0);
     sl_pool_put(&memory->buffers, buf);
-    serve_waiters(memory);
+    serve_waiters(memory, kind);
 }
 
 void sl_buf_trim(struct sl_buf *buf, uint32_t length_bytes)
@@ -306,7 +435,7 @@ void sl_buf_trim(struct sl_buf *buf, uint32_t length_bytes)
     if (keep_bytes == buf->length_bytes)
         return;
     give_pages_back(buf, keep_bytes);
-    serve_waiters(buf->memory);
+    serve_waiters(buf->memory, buf->arena->kind);
 }
 
 void sl_buf_lend(struct sl_buf *buf)
@@ -326,10 +455,12 @@ void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_stati
 {
     *statistics = (struct sl_memory_statistics){
         .limit_bytes = memory->config.limit_bytes,
+        .small_limit_bytes = memory->config.limit_bytes - memory->own_bytes,
         .arena_bytes = memory->arena_bytes,
         .used_bytes = memory->used_bytes,
         .free_bytes = memory->arena_bytes - memory->used_bytes,
-        .largest_free_bytes = (uint64_t)sl_buddy_largest_pages(&memory->buddy) * SL_BLOCK_BYTES,
+        .largest_free_bytes =
+            (uint64_t)sl_buddy_largest_pages(&memory->parts[LARGE].buddy) * SL_BLOCK_BYTES,
         .waste_bytes = memory->waste_bytes,
         .buffer_count = memory->buffers.used_count,
         .waiter_count = memory->waiter_count,

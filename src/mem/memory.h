@@ -22,7 +22,7 @@
 #define SL_BUFFER_BYTES_MAX (2 * SL_MIB)
 
 enum sl_memory_reserve {
-    SL_RESERVE_ADMISSION,  /* new requests: may use 3/4 of the limit */
+    SL_RESERVE_ADMISSION,  /* new requests: may use 3/4 of what their kind can have */
     SL_RESERVE_INTAKE,     /* receives and follower intake: 7/8 */
     SL_RESERVE_CHECKPOINT, /* apply and checkpoint: all */
     SL_RESERVE_COUNT,
@@ -50,12 +50,22 @@ struct sl_buf {
     uint32_t lent_count; /* devices and connections that may still touch it (STYLE 14) */
 };
 
+/* Who holds buffers that could be let go. `on_short` comes on the reactor's thread, from within an
+ * allocation that has to wait or has failed: it must not free buffers itself, only wake who does.
+ */
+struct sl_memory_listener {
+    struct sl_list node;
+    void (*on_short)(void *context);
+    void *context;
+};
+
 struct sl_memory_statistics {
     uint64_t limit_bytes;
-    uint64_t arena_bytes; /* mapped */
+    uint64_t small_limit_bytes; /* of it, most that buffers of up to 16 KiB can have */
+    uint64_t arena_bytes;       /* mapped */
     uint64_t used_bytes;
     uint64_t free_bytes;         /* in arenas */
-    uint64_t largest_free_bytes; /* outer fragmentation */
+    uint64_t largest_free_bytes; /* of large buffers: outer fragmentation */
     uint64_t waste_bytes;        /* of it rounding: not asked for (inner fragmentation) */
     uint64_t buffer_count;
     uint64_t waiter_count;
@@ -77,6 +87,12 @@ void sl_memory_abandon(struct sl_memory *memory);
  * reactor's copies. Both live as long as the memory. */
 struct sl_region_set *sl_memory_regions(struct sl_memory *memory);
 struct sl_copy_counters *sl_memory_copies(struct sl_memory *memory);
+/* The listener is the caller's, until it is removed. */
+void sl_memory_listen(struct sl_memory *memory, struct sl_memory_listener *listener);
+void sl_memory_unlisten(struct sl_memory_listener *listener);
+/* Whether somebody waits for memory of that reserve or a higher one, or would wait for a buffer of
+ * some size: then what can be let go should be. */
+bool sl_memory_is_short(const struct sl_memory *memory, enum sl_memory_reserve reserve);
 /* As it is now. */
 void sl_memory_statistics(const struct sl_memory *memory, struct sl_memory_statistics *statistics);
 

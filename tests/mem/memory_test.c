@@ -23,7 +23,9 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#define PAGE   4096u
+#define PAGE 4096u
+/* The least that counts as a large buffer. */
+#define LEAST  (5 * PAGE)
 #define WIDEST 64
 #define STEPS  20000
 
@@ -145,11 +147,11 @@ static void arenas_grow_to_the_limit(void **state)
     (void)state;
     struct sl_memory *memory;
     struct sl_memory_config config = {
-        .limit_bytes = 11 * SL_MIB, .arena_bytes = 3 * SL_MIB, .numa_node = -1};
+        .limit_bytes = 19 * SL_MIB, .arena_bytes = 3 * SL_MIB, .numa_node = -1};
     assert_int_equal(sl_memory_create(&config, &memory), 0);
     struct sl_memory_statistics statistics = statistics_of(memory);
     assert_int_equal(statistics.arena_bytes, 0);
-    assert_int_equal(statistics.limit_bytes, 10 * SL_MIB); /* whole blocks of 2 MiB */
+    assert_int_equal(statistics.limit_bytes, 18 * SL_MIB); /* whole blocks of 2 MiB */
     struct sl_buf *bufs[6];
     uint64_t expected[] = {4, 4, 8, 8, 10};
     for (unsigned i = 0; i < 5; i++) {
@@ -158,10 +160,13 @@ static void arenas_grow_to_the_limit(void **state)
         memset(bufs[i]->data, (int)i, bufs[i]->length_bytes);
         assert_int_equal(statistics_of(memory).arena_bytes, expected[i] * SL_MIB);
     }
-    assert_null(sl_buf_alloc(memory, 1, SL_RESERVE_CHECKPOINT));
+    assert_null(sl_buf_alloc(memory, LEAST, SL_RESERVE_CHECKPOINT));
     statistics = statistics_of(memory);
     assert_int_equal(statistics.free_bytes, 0);
     assert_int_equal(statistics.largest_free_bytes, 0);
+    struct sl_buf *small = sl_buf_alloc(memory, 1, SL_RESERVE_ADMISSION);
+    assert_non_null(small); /* the rest is theirs */
+    sl_buf_unref(small);
     for (unsigned i = 0; i < 5; i++) {
         for (unsigned k = 0; k < 2 * SL_MIB; k += 511)
             assert_int_equal(bufs[i]->data[k], i);
@@ -326,7 +331,7 @@ static void reserves_keep_their_share(void **state)
     struct world world;
     struct sl_buf *bufs[16];
     unsigned count = 0;
-    world_create(&world, 8 * SL_MIB);
+    world_create(&world, 16 * SL_MIB);
     const unsigned most[SL_RESERVE_COUNT] = {12, 14, 16}; /* of 512 KiB each: 3/4, 7/8, all */
     for (unsigned reserve = 0; reserve < SL_RESERVE_COUNT; reserve++) {
         struct sl_buf *buf;
@@ -337,9 +342,9 @@ static void reserves_keep_their_share(void **state)
     /* Below its share again, a reserve goes on. */
     for (unsigned i = 0; i < 4; i++)
         sl_buf_unref(bufs[--count]);
-    assert_null(sl_buf_alloc(world.memory, PAGE, SL_RESERVE_ADMISSION));
+    assert_null(sl_buf_alloc(world.memory, LEAST, SL_RESERVE_ADMISSION));
     sl_buf_unref(bufs[--count]);
-    bufs[count] = sl_buf_alloc(world.memory, PAGE, SL_RESERVE_ADMISSION);
+    bufs[count] = sl_buf_alloc(world.memory, LEAST, SL_RESERVE_ADMISSION);
     assert_non_null(bufs[count++]);
     while (count > 0)
         sl_buf_unref(bufs[--count]);
@@ -351,20 +356,20 @@ static void in_order_within_a_reserve(void **state)
     (void)state;
     struct world world;
     struct client big, small, late;
-    world_create(&world, 8 * SL_MIB);
+    world_create(&world, 16 * SL_MIB);
     struct sl_buf *held[3];
     for (unsigned i = 0; i < 3; i++)
-        held[i] = sl_buf_alloc(world.memory, 2 * SL_MIB - PAGE, SL_RESERVE_ADMISSION);
+        held[i] = sl_buf_alloc(world.memory, 2 * SL_MIB - LEAST, SL_RESERVE_ADMISSION);
     ask(&world, &big, 'B', 2 * SL_MIB, SL_RESERVE_ADMISSION);
-    ask(&world, &small, 's', PAGE,
+    ask(&world, &small, 's', LEAST,
         SL_RESERVE_ADMISSION); /* there is room for it, but not for it first */
-    ask(&world, &late, 'l', PAGE, SL_RESERVE_ADMISSION);
+    ask(&world, &late, 'l', LEAST, SL_RESERVE_ADMISSION);
     assert_null(
-        sl_buf_alloc(world.memory, PAGE, SL_RESERVE_ADMISSION)); /* nor for who won't wait */
+        sl_buf_alloc(world.memory, LEAST, SL_RESERVE_ADMISSION)); /* nor for who won't wait */
     assert_false(big.answered || small.answered || late.answered);
     assert_int_equal(statistics_of(world.memory).waiter_count, 3);
     /* Pages that come back by trimming are served too: the share is full to the page then. */
-    sl_buf_trim(held[0], PAGE);
+    sl_buf_trim(held[0], LEAST);
     world_settle(&world);
     assert_string_equal(world.order, "Bs");
     assert_int_equal(big.buf->length_bytes, 2 * SL_MIB);
@@ -387,20 +392,20 @@ static void higher_reserves_reach_further(void **state)
     (void)state;
     struct world world;
     struct client admission, intake, checkpoint, second;
-    world_create(&world, 4 * SL_MIB);
+    world_create(&world, 8 * SL_MIB);
     struct sl_buf *a = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
     struct sl_buf *b = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
-    ask(&world, &admission, 'a', PAGE, SL_RESERVE_ADMISSION);
-    ask(&world, &intake, 'i', PAGE, SL_RESERVE_INTAKE);
-    ask(&world, &checkpoint, 'c', PAGE, SL_RESERVE_CHECKPOINT);
-    ask(&world, &second, 'C', PAGE, SL_RESERVE_CHECKPOINT);
+    ask(&world, &admission, 'a', LEAST, SL_RESERVE_ADMISSION);
+    ask(&world, &intake, 'i', LEAST, SL_RESERVE_INTAKE);
+    ask(&world, &checkpoint, 'c', LEAST, SL_RESERVE_CHECKPOINT);
+    ask(&world, &second, 'C', LEAST, SL_RESERVE_CHECKPOINT);
     assert_int_equal(world.order_count, 0);
-    /* To 7 pages below the limit: enough for all of them, but only checkpoint's share reaches
+    /* To 7 of them below the limit: enough for all of them, but only checkpoint's share reaches
      * there. */
-    sl_buf_trim(a, 2 * SL_MIB - 7 * PAGE);
+    sl_buf_trim(a, 2 * SL_MIB - 7 * LEAST);
     world_settle(&world);
     assert_string_equal(world.order, "cC");
-    sl_buf_trim(a, 1 * SL_MIB + 512 * SL_KIB - 3 * PAGE); /* below 7/8 with one page more */
+    sl_buf_trim(a, 1 * SL_MIB + 512 * SL_KIB - 3 * LEAST); /* below 7/8 with one page more */
     world_settle(&world);
     assert_string_equal(world.order, "cCi");
     sl_buf_unref(a);
@@ -420,13 +425,13 @@ static void higher_reserves_are_served_first(void **state)
     (void)state;
     struct world world;
     struct client clients[4];
-    world_create(&world, 4 * SL_MIB);
+    world_create(&world, 8 * SL_MIB);
     struct sl_buf *a = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
     struct sl_buf *b = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
-    ask(&world, &clients[0], 'a', PAGE, SL_RESERVE_ADMISSION);
-    ask(&world, &clients[1], 'i', PAGE, SL_RESERVE_INTAKE);
-    ask(&world, &clients[2], 'c', PAGE, SL_RESERVE_CHECKPOINT);
-    ask(&world, &clients[3], 'A', PAGE, SL_RESERVE_ADMISSION);
+    ask(&world, &clients[0], 'a', LEAST, SL_RESERVE_ADMISSION);
+    ask(&world, &clients[1], 'i', LEAST, SL_RESERVE_INTAKE);
+    ask(&world, &clients[2], 'c', LEAST, SL_RESERVE_CHECKPOINT);
+    ask(&world, &clients[3], 'A', LEAST, SL_RESERVE_ADMISSION);
     sl_buf_unref(a);
     world_settle(&world);
     assert_string_equal(world.order, "ciaA");
@@ -444,14 +449,13 @@ static void a_lower_reserve_gets_on(void **state)
     struct world world;
     struct client big, small;
     static struct sl_buf *pages[1024];
-    world_create(&world, 4 * SL_MIB);
+    world_create(&world, 8 * SL_MIB);
     for (unsigned i = 0; i < SL_COUNT_OF(pages); i++)
         pages[i] = sl_buf_alloc(world.memory, PAGE, SL_RESERVE_CHECKPOINT);
     for (unsigned i = 0; i < SL_COUNT_OF(pages); i += 2)
         sl_buf_unref(pages[i]); /* half of it is free, in single pages */
     struct sl_memory_statistics statistics = statistics_of(world.memory);
     assert_int_equal(statistics.free_bytes, 2 * SL_MIB);
-    assert_int_equal(statistics.largest_free_bytes, PAGE);
     ask(&world, &big, 'B', 2 * PAGE, SL_RESERVE_CHECKPOINT);
     assert_false(big.answered);
     ask(&world, &small, 's', PAGE, SL_RESERVE_ADMISSION);
@@ -462,6 +466,89 @@ static void a_lower_reserve_gets_on(void **state)
     assert_string_equal(world.order, "sB");
     sl_buf_unref(big.buf);
     sl_buf_unref(small.buf);
+    world_destroy(&world);
+}
+
+/* Small buffers that stay, one in each quarter of a MiB, and all the rest free: large ones get
+ * theirs. And the other way round. */
+static void large_ones_find_room(void **state)
+{
+    (void)state;
+    struct world world;
+    static struct sl_buf *small[2048];
+    struct sl_buf *large[32];
+    unsigned small_count = 0, large_count = 0;
+    world_create(&world, 32 * SL_MIB); /* 8 MiB for each kind alone */
+    while ((small[small_count] = sl_buf_alloc(world.memory, 4 * PAGE, SL_RESERVE_CHECKPOINT)) !=
+           NULL)
+        small_count++;
+    assert_int_equal(small_count, 24 * SL_MIB / (4 * PAGE));
+    for (unsigned i = 0; i < small_count; i++) {
+        if (i % 16 == 0)
+            continue;
+        sl_buf_unref(small[i]);
+        small[i] = NULL;
+    }
+    while ((large[large_count] = sl_buf_alloc(world.memory, SL_MIB, SL_RESERVE_CHECKPOINT)) != NULL)
+        large_count++;
+    assert_int_equal(large_count, 8);
+    while (large_count > 0)
+        sl_buf_unref(large[--large_count]);
+    while (small_count > 0)
+        sl_buf_unref(small[--small_count]);
+    world_destroy(&world);
+
+    world_create(&world, 32 * SL_MIB);
+    while ((large[large_count] = sl_buf_alloc(world.memory, SL_MIB, SL_RESERVE_CHECKPOINT)) != NULL)
+        large_count++;
+    assert_int_equal(large_count, 24);
+    while ((small[small_count] = sl_buf_alloc(world.memory, 4 * PAGE, SL_RESERVE_CHECKPOINT)) !=
+           NULL)
+        small_count++;
+    assert_int_equal(small_count, 8 * SL_MIB / (4 * PAGE));
+    while (large_count > 0)
+        sl_buf_unref(large[--large_count]);
+    while (small_count > 0)
+        sl_buf_unref(small[--small_count]);
+    world_destroy(&world);
+}
+
+/* Who could let go of something is told, at once, and as long as somebody waits. */
+static void count_short(void *context)
+{
+    (*(unsigned *)context)++;
+}
+
+static void listeners_are_told(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client client;
+    unsigned told = 0;
+    struct sl_memory_listener listener = {.on_short = count_short, .context = &told};
+    world_create(&world, 16 * SL_MIB);
+    sl_memory_listen(world.memory, &listener);
+    struct sl_buf *held[4];
+    for (unsigned i = 0; i < 3; i++)
+        held[i] = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_ADMISSION);
+    assert_int_equal(told, 0);
+    assert_true(sl_memory_is_short(world.memory, SL_RESERVE_ADMISSION));
+    assert_false(sl_memory_is_short(world.memory, SL_RESERVE_INTAKE));
+    assert_null(sl_buf_alloc(world.memory, LEAST, SL_RESERVE_ADMISSION));
+    assert_int_equal(told, 1);
+    ask(&world, &client, 'a', LEAST, SL_RESERVE_ADMISSION);
+    assert_int_equal(told, 2);
+    sl_buf_unref(held[0]);
+    world_settle(&world);
+    assert_true(client.answered);
+    assert_false(sl_memory_is_short(world.memory, SL_RESERVE_ADMISSION));
+    sl_memory_unlisten(&listener);
+    held[0] = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_INTAKE);
+    assert_null(sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_ADMISSION));
+    assert_int_equal(told, 2);
+    for (unsigned i = 0; i < 3; i++)
+        sl_buf_unref(held[i]);
+    sl_buf_unref(client.buf);
     world_destroy(&world);
 }
 
@@ -688,6 +775,8 @@ int main(void)
         cmocka_unit_test(higher_reserves_reach_further),
         cmocka_unit_test(higher_reserves_are_served_first),
         cmocka_unit_test(a_lower_reserve_gets_on),
+        cmocka_unit_test(large_ones_find_room),
+        cmocka_unit_test(listeners_are_told),
         cmocka_unit_test(the_system_refuses_for_a_while),
         cmocka_unit_test(destroyed_under_a_waiter),
         cmocka_unit_test(everyone_gets_theirs),
