@@ -29,7 +29,7 @@ static uint32_t entry_blocks_max(const struct sl_store *store)
 
 /* What is durable and not visible yet (a log that is ahead of its commits) is on disk as well: it
  * need not be in memory. Answers whether anything was let go. */
-static bool spill(struct sl_store *store)
+bool store_spill(struct sl_store *store)
 {
     struct sl_store_group *group = NULL;
     uint64_t before = store->held_bytes;
@@ -54,7 +54,7 @@ static int wait_for_memory_co(struct sl_store *store, uint64_t bytes)
         store->statistics.wait_count++;
         if (!sl_list_is_empty(&store->pending))
             appliers_kick(store);
-        else if (spill(store))
+        else if (store_spill(store))
             continue;
         /* Woken by what is let go, and by batches that became durable: those can be spilled. */
         sl_wait_queue_co(&store->apply_progress);
@@ -100,6 +100,8 @@ int sl_store_prepare_co(struct sl_store_group *group, uint8_t type, uint32_t chu
          (block_count == 0 || first_block + (uint32_t)block_count > SL_CHUNK_BLOCKS)))
         return -EINVAL;
     int error = 0;
+    if (has_chunk(type))
+        store_hold_wait_co(group);
     if (sl_entry_has_payload(type))
         error = wait_for_memory_co(store, (uint64_t)block_count * SL_BLOCK_BYTES);
     if (error == 0 && type == SL_ENTRY_WRITE)
@@ -147,7 +149,7 @@ void sl_store_append(struct sl_store_group *group, const struct sl_store_entry *
     store->statistics.append_count++;
     store->statistics.append_bytes += has_payload ? payload->length_bytes : 0;
     wal_add(store, &record, entry, room_for(source->type, source->block_count), wait);
-    if (store->held_bytes > store->overlay_limit)
+    if (store_is_pressed(store))
         appliers_kick(store);
 }
 
@@ -186,10 +188,11 @@ int store_entry_bad(struct sl_store *store, struct entry *entry, unsigned block)
 }
 
 /* Reads the payload into a buffer of its own. */
-static int read_payload_co(struct sl_store *store, struct entry *entry, struct sl_buf **result)
+static int read_payload_co(struct sl_store *store, struct entry *entry,
+                           enum sl_memory_reserve reserve, struct sl_buf **result)
 {
     uint32_t length = entry->block_count * SL_BLOCK_BYTES;
-    struct sl_buf *buf = sl_buf_alloc_co(store->config.memory, length, SL_RESERVE_CHECKPOINT);
+    struct sl_buf *buf = sl_buf_alloc_co(store->config.memory, length, reserve);
     if (buf == NULL)
         return -ENOMEM;
     struct sl_span span = sl_buf_span(buf, 0, length);
@@ -218,7 +221,7 @@ int store_entry_load_co(struct sl_store *store, struct entry *entry)
         return 0;
     if ((entry->flags & SL_ENTRY_FAULTY) != 0)
         return -SL_E_CHECKSUM;
-    int error = read_payload_co(store, entry, &buf);
+    int error = read_payload_co(store, entry, SL_RESERVE_CHECKPOINT, &buf);
     if (error < 0)
         return error;
     if (entry->span_count > 0) { /* another one was faster */
@@ -251,7 +254,7 @@ int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct 
     if (entry->span_count > 0)
         return error;
     store_entry_ref(entry);
-    error = read_payload_co(store, entry, &buf);
+    error = read_payload_co(store, entry, SL_RESERVE_INTAKE, &buf);
     if (error == 0) {
         error = sl_iobuf_append_buf(payload, buf, 0, entry->block_count * SL_BLOCK_BYTES);
         sl_buf_unref(buf);
@@ -323,7 +326,7 @@ int sl_store_apply_co(struct sl_store_group *group, uint64_t index)
     }
     group->applying = false;
     sl_wait_queue_wake_one(&group->applied, 0);
-    if (group->store->held_bytes > group->store->overlay_limit)
+    if (store_is_pressed(group->store))
         appliers_kick(group->store);
     return error;
 }

@@ -363,10 +363,19 @@ int apply_chunk_co(struct chunk *chunk)
 
 /* ---- who applies ---- */
 
+/* What is held counts blocks. A buffer may be much larger than the block that keeps it, and others
+ * than this store need memory: so who runs short of it counts as well. */
+bool store_is_pressed(const struct sl_store *store)
+{
+    return store->held_bytes > store->overlay_limit || store->memory_waiters > 0 ||
+           (store->held_bytes > 0 &&
+            sl_memory_is_short(store->config.memory, SL_RESERVE_ADMISSION));
+}
+
 /* The chunk of the oldest entry that has to go: because memory is short, or the log. */
 static struct chunk *pick(struct sl_store *store)
 {
-    bool pressed = store->held_bytes > store->overlay_limit || store->memory_waiters > 0;
+    bool pressed = store_is_pressed(store);
     sl_list_for_each(node, &store->pending)
     {
         struct entry *entry = sl_list_entry(node, struct entry, pending);
@@ -379,12 +388,22 @@ static struct chunk *pick(struct sl_store *store)
     return NULL;
 }
 
+/* What cannot be applied, since it is not committed, need not keep others from what they have to
+ * take: that would be for ever where its group waits for them. */
+static void spill_if_short(struct sl_store *store)
+{
+    if (store->failed == 0 && sl_list_is_empty(&store->pending) && store->held_bytes > 0 &&
+        sl_memory_is_short(store->config.memory, SL_RESERVE_INTAKE))
+        (void)store_spill(store);
+}
+
 static void applier_co(void *argument)
 {
     struct sl_store *store = argument;
     while (!store->closing || store->checkpoint_running) {
         struct chunk *chunk = store->failed == 0 ? pick(store) : NULL;
         if (chunk == NULL) {
+            spill_if_short(store);
             sl_wait_queue_co(&store->apply_work);
             continue;
         }
@@ -409,8 +428,16 @@ static void applier_co(void *argument)
     sl_wait_queue_wake_all(&store->apply_progress, 0);
 }
 
+static void on_short(void *context)
+{
+    appliers_kick(context);
+}
+
 int appliers_start(struct sl_store *store)
 {
+    store->listener = (struct sl_memory_listener){.on_short = on_short, .context = store};
+    sl_memory_listen(store->config.memory, &store->listener);
+
     for (unsigned i = 0; i < SL_APPLIERS; i++) {
         int error = sl_co_spawn(store->reactor, applier_co, store);
         if (error < 0)

@@ -21,6 +21,10 @@
  * overwritten in between never has to be applied. */
 #define BEGIN_PERCENT 60
 #define END_PERCENT   30
+/* What is held for a reader that is behind goes when so much of the log is in use; writes wait for
+ * it before that. */
+#define HELD_PERCENT        85
+#define HELD_STRICT_PERCENT 75
 /* After an error of the medium. */
 #define RETRY_NS (100 * SL_NS_PER_MS)
 
@@ -31,6 +35,19 @@ static uint64_t needed_above(const struct sl_store_group *group)
 {
     return group->has_state ? sl_min(group->state_index, group->applied_index)
                             : group->applied_index;
+}
+
+/* Of the first entry that is held. Those behind it lie behind it, but for what was moved forward.
+ */
+static uint64_t held_generation(const struct sl_store_group *group)
+{
+    if (group->held == SL_HELD_NONE)
+        return SL_GENERATION_NONE;
+    const struct entry *entry = NULL;
+    for (uint64_t index = sl_max(group->held + 1, group->log.first);
+         entry == NULL && index <= group->log.last; index++)
+        entry = store_log_get(group, index);
+    return entry != NULL ? entry->generation : SL_GENERATION_NONE;
 }
 
 /* Oldest segment with an entry that its log must keep; SL_GENERATION_NONE: none. */
@@ -46,6 +63,7 @@ static uint64_t pinned_generation(struct sl_store *store)
             if (entry != NULL && (entry->flags & SL_ENTRY_FAULTY) == 0)
                 oldest = sl_min(oldest, entry->generation);
         }
+        oldest = sl_min(oldest, held_generation(group));
     }
     return oldest;
 }
@@ -175,7 +193,7 @@ static void set_apply_to(struct sl_store *store, uint64_t cut)
     struct sl_store_group *group = NULL;
     for (uint64_t after = 0; (group = sl_store_group_next(store, after)) != NULL;
          after = group->id) {
-        uint64_t index = sl_min(needed_above(group), group->log.last);
+        uint64_t index = sl_min(needed_above(group), sl_min(group->held, group->log.last));
         for (; index >= group->log.first && index > group->apply_to; index--) {
             const struct entry *entry = store_log_get(group, index);
             if (entry != NULL && entry->generation < cut)
@@ -525,6 +543,18 @@ static bool is_short(const struct sl_store *store)
            store->wal.waiter_count > 0;
 }
 
+/* Whoever is fed from here has to begin anew; that comes before anybody has to wait for room. */
+static void end_holds(struct sl_store *store)
+{
+    struct wal *wal = &store->wal;
+    if (used_segments(wal) * 100 < (uint64_t)wal->segment_count * HELD_PERCENT && !is_short(store))
+        return;
+    sl_list_for_each(node, &store->groups)
+    {
+        sl_store_release(sl_list_entry(node, struct sl_store_group, node));
+    }
+}
+
 /* The first segment that is kept. Entries that cannot be applied yet hold it back, until segments
  * are short: then those of the oldest segment are moved. */
 static uint64_t choose_cut(struct sl_store *store)
@@ -532,6 +562,7 @@ static uint64_t choose_cut(struct sl_store *store)
     struct wal *wal = &store->wal;
     uint64_t keep = sl_max((uint64_t)wal->segment_count * END_PERCENT / 100, UINT64_C(1));
     uint64_t cut = wal->tail_generation;
+    end_holds(store);
     if (store->checkpoint_all) {
         wal_roll(store);
         cut = wal->head_generation;
@@ -542,6 +573,34 @@ static uint64_t choose_cut(struct sl_store *store)
     if (pinned == wal->tail_generation && cut > pinned && is_short(store))
         return wal->tail_generation + 1;
     return pinned;
+}
+
+void sl_store_hold(struct sl_store_group *group, uint64_t index, bool strictly)
+{
+    group->held = index;
+    group->held_strictly = strictly;
+    wal_room_wake(group->store);
+    checkpoint_kick(group->store);
+}
+
+void sl_store_release(struct sl_store_group *group)
+{
+    if (group->held == SL_HELD_NONE)
+        return;
+    group->held = SL_HELD_NONE;
+    wal_room_wake(group->store);
+    checkpoint_kick(group->store);
+}
+
+/* Who writes faster than the reader reads would outrun it for good. */
+void store_hold_wait_co(struct sl_store_group *group)
+{
+    struct sl_store *store = group->store;
+    const struct wal *wal = &store->wal;
+    while (store->failed == 0 && group->held != SL_HELD_NONE && group->held_strictly &&
+           (used_segments(wal) * 100 >= (uint64_t)wal->segment_count * HELD_STRICT_PERCENT ||
+            wal_free_segments(wal) <= SL_WAL_RESERVE_SEGMENTS + 2))
+        sl_wait_queue_co(&store->wal.room);
 }
 
 static bool is_due(const struct sl_store *store)

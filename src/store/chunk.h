@@ -57,5 +57,21 @@ int apply_chunk_co(struct chunk *chunk);
 /* Starts the coroutines that apply. */
 int appliers_start(struct sl_store *store);
 void appliers_kick(struct sl_store *store);
+/* Whether payload in memory should be let go: it is too much, or memory is short. */
+bool store_is_pressed(const struct sl_store *store);
+/* While entries of the group are held strictly and the log is nearly full. */
+void store_hold_wait_co(struct sl_store_group *group);
+/* Lets go of payload that is durable and not visible yet. Answers whether there was any. */
+bool store_spill(struct sl_store *store);
+
+/* append.c */
+/* The payload in memory, verified; -SL_E_CHECKSUM (it is faulty from now on), -EIO, -ENOMEM. */
+int store_entry_load_co(struct sl_store *store, struct entry *entry);
+/* Marks and logs it; -SL_E_CHECKSUM. */
+int store_entry_bad(struct sl_store *store, struct entry *entry, unsigned block);
+/* Between the two the places of entries in the log stay what they are: answers a phase. */
+unsigned store_log_reading(struct sl_store *store);
+void store_log_read(struct sl_store *store, unsigned phase);
+uint64_t store_entry_offset(const struct sl_store *store, const struct entry *entry);
 
 #endif

@@ -222,6 +222,7 @@ struct sl_store_group *store_group_add(struct sl_store *store, uint64_t id, uint
     group->id = id;
     group->boundary_index = group->applied_index = index;
     group->boundary_term = term;
+    group->held = SL_HELD_NONE;
     group->log.first = index + 1;
     group->log.last = index;
     sl_list_init(&group->chunks);

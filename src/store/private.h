@@ -17,6 +17,7 @@
 /* Segments that appends leave free: a checkpoint moves what is live in the oldest one (at most 3/2
  * segments, packed anew) into them. Votes and truncation may use one. */
 #define SL_WAL_RESERVE_SEGMENTS 2
+#define SL_HELD_NONE            UINT64_MAX
 /* Blocks of a batch, header included: recovery reads it whole into one buffer
  * (SL_BUFFER_BYTES_MAX). */
 #define SL_WAL_BATCH_BLOCKS_MAX 512u
@@ -80,7 +81,10 @@ struct sl_store_group {
     struct log log;
     uint64_t boundary_index, boundary_term;
     uint64_t applied_index;
-    uint64_t apply_to; /* see apply_forced; the boundary's next place */
+    uint64_t held;
+    bool held_strictly; /* writes wait rather than that they go */
+                        /* entries above it are kept while the log has room; SL_HELD_NONE: not */
+    uint64_t apply_to;  /* see apply_forced; the boundary's next place */
     uint64_t term, vote;
     uint64_t faulty_first, faulty_last;
     bool faulty_missing;   /* entries, not only their payload */
@@ -211,6 +215,7 @@ struct sl_store {
     struct sl_list pending; /* entries, oldest first */
     uint64_t held_bytes, pending_bytes;
     unsigned memory_waiters;
+    struct sl_memory_listener listener;
     uint64_t overlay_limit;
     bool apply_forced;       /* a checkpoint waits until each group is applied to its apply_to */
     unsigned log_readers[2]; /* reads of segments on their way, by phase */
@@ -274,16 +279,6 @@ void wal_room_wake(struct sl_store *store);
 /* recover.c */
 int recover_co(struct sl_store *store, const struct sl_root_header *root, char *error,
                size_t error_bytes);
-
-/* append.c */
-/* The payload in memory, verified; -SL_E_CHECKSUM (it is faulty from now on), -EIO, -ENOMEM. */
-int store_entry_load_co(struct sl_store *store, struct entry *entry);
-/* Marks and logs it; -SL_E_CHECKSUM. */
-int store_entry_bad(struct sl_store *store, struct entry *entry, unsigned block);
-/* Between the two the places of entries in the log stay what they are: answers a phase. */
-unsigned store_log_reading(struct sl_store *store);
-void store_log_read(struct sl_store *store, unsigned phase);
-uint64_t store_entry_offset(const struct sl_store *store, const struct entry *entry);
 
 /* checkpoint.c */
 int checkpointer_start(struct sl_store *store);

@@ -129,6 +129,8 @@ static void store_free(struct sl_store *store)
     SL_ASSERT(sl_list_is_empty(&store->pending));
     wal_fini(store);
     chunks_fini(store);
+    if (store->listener.on_short != NULL)
+        sl_memory_unlisten(&store->listener);
     free(store->group_hash);
     free(store->superblock);
     free(store);

@@ -135,6 +135,11 @@ struct sl_store_group_status {
 };
 void sl_store_group_status(const struct sl_store_group *group,
                            struct sl_store_group_status *status);
+/* Keeps the entries above `index` in the log for a reader that is behind, though they are applied:
+ * not beyond most of the log, then the hold ends by itself. `strictly`: before that, writes of this
+ * group wait. Another call moves the hold. */
+void sl_store_hold(struct sl_store_group *group, uint64_t index, bool strictly);
+void sl_store_release(struct sl_store_group *group);
 /* Term and vote, durable on return. The term never falls. */
 int sl_store_vote_co(struct sl_store_group *group, uint64_t term, uint64_t vote);
 /* What the layer above keeps of the group as of `index` (sessions, membership): goes into every

@@ -271,6 +271,8 @@ static void advance(struct sl_store *store)
     sl_wait_queue_wake_all(&wal->durable, 0);
     if (store->memory_waiters > 0)
         sl_wait_queue_wake_all(&store->apply_progress, 0);
+    if (store_is_pressed(store))
+        appliers_kick(store); /* what is durable can be spilled */
     /* What was set aside is now what it took: often less. */
     wal_room_wake(store);
 }
