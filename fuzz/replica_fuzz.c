@@ -10,6 +10,7 @@
 #include "core/crc32c.h"
 #include "store/format_log.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 #include "target/entry_extra.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

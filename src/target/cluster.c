@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 
 /* Failover within 2 s: a follower campaigns after T to 2 T. */
 #define ELECTION_NS  (600 * SL_NS_PER_MS)

@@ -117,6 +117,14 @@ struct sl_replica_step {
     struct sl_list writes;                /* struct log_write */
 };
 
+/* APPENDs with entries to one member, one after the other. */
+struct sl_lane {
+    struct sl_wait_queue waiters;
+    bool busy;
+    unsigned jobs;           /* that wait, or go */
+    uint64_t to, term, last; /* of the newest */
+};
+
 struct sl_replica {
     struct sl_list node, hash;
     struct sl_target_cluster *cluster;
@@ -145,14 +153,15 @@ struct sl_replica {
     bool tick_pending, applier_running;
     bool locked;
     struct sl_wait_queue lock;
-    struct sl_wait_queue lanes[SL_RAFT_MEMBERS_MAX];
-    bool lane_busy[SL_RAFT_MEMBERS_MAX];
-    struct sl_list proposals, decided; /* not committed yet; not applied yet */
+    struct sl_lane lanes[SL_RAFT_MEMBERS_MAX]; /* by place in the configuration */
+    struct sl_list proposals, decided;         /* not committed yet; not applied yet */
     struct sl_list reads;
-    struct sl_wait_queue progress;                   /* applied, commit or role have changed */
-    bool failed;                                     /* its log, until restart */
-    bool resyncing;                                  /* is the source of one */
-    bool resync_busy;                                /* a BEGIN or END is being done */
+    struct sl_wait_queue progress;   /* applied, commit or role have changed */
+    bool failed;                     /* its log, until restart */
+    bool resyncing;                  /* is the source of one */
+    uint64_t fed, fed_match, fed_ns; /* for whom the log is held; how far it is, since when */
+    unsigned fed_rounds;             /* resyncs without its having caught up */
+    bool resync_busy;                /* a BEGIN or END is being done */
     uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */
     bool opened;
 };
@@ -231,31 +240,6 @@ void sl_replica_session_used(struct sl_replica *replica, const struct sl_command
  * sl_replica_propose_co(). */
 int sl_replica_session_room_co(struct sl_replica *replica);
 
-/* ---- replica_state.c ---- */
-
-/* What the root keeps of a replica; docs/disk-format.md, "State of a group". */
-struct sl_replica_memory {
-    uint64_t replica, size_bytes, index, term, copying;
-    struct sl_raft_config config;
-    unsigned skip_count;
-    const uint8_t *skips;
-    const void *sessions;
-    size_t session_bytes;
-};
-int sl_replica_state_save(struct sl_replica *replica);
-/* As bytes, to be freed; as of which index. NULL: not now. */
-void *sl_replica_state_make(struct sl_replica *replica, uint64_t *index, uint64_t *term,
-                            uint32_t *bytes);
-/* The replica's state, all of it taken over, is that of (index, term) from now on, and its log
- * begins there. */
-int sl_replica_state_install(struct sl_replica *replica, uint64_t index, uint64_t term);
-/* The first state of a replica. */
-int sl_replica_state_create(struct sl_store_group *log, uint64_t replica, uint64_t size_bytes,
-                            const struct sl_raft_config *config);
-/* NULL: right; else what is wrong. */
-const char *sl_replica_state_parse(const void *state, size_t bytes,
-                                   struct sl_replica_memory *memory);
-
 /* ---- replica_send.c ---- */
 
 /* Sends a message; its entries are read from the store. As if lost when it can not be sent. */
@@ -263,6 +247,8 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
 
 /* ---- resync.c, resync_serve.c ---- */
 
+/* Behind a step, while `fed`: lets the log go as far as the member has it. */
+void sl_replica_feed(struct sl_replica *replica);
 /* Gives `to` what the log no longer has. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);
 void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_received *received);

@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "fabric/group_admin.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 
 _Static_assert(SL_GROUP_MEMBERS_MAX == SL_RAFT_MEMBERS_MAX, "one limit");
 
@@ -59,6 +60,9 @@ static int create_locked_co(struct sl_target_cluster *cluster, const struct sl_g
         error = sl_store_checkpoint_co(store);
     if (error == 0)
         error = sl_replica_open_co(cluster, store, log);
+    /* What has failed is not there: it can be tried again, maybe as another replica. */
+    if (error < 0)
+        (void)sl_store_state_set(log, 0, "", 0);
     return error;
 }
 
@@ -157,6 +161,11 @@ static int change_co(struct sl_replica *replica, const struct sl_group_admin *ad
 static int transfer_co(struct sl_replica *replica, const struct sl_group_admin *admin)
 {
     struct sl_raft_event event = {.kind = SL_RAFT_TRANSFER, .transfer.id = admin->replica};
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    /* Asked once more, since the old leader's answer was lost when it stepped down: it is done. */
+    if (status.role == SL_RAFT_LEADER && admin->replica == replica->id)
+        return 0;
     int error = sl_replica_event_co(replica, &event);
     return error == -EIO || error == -ESHUTDOWN ? -SL_E_MOVED : error;
 }

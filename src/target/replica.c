@@ -20,6 +20,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 #include "target/entry_extra.h"
 
 #define APPLY_RETRY_NS (100 * SL_NS_PER_MS)
@@ -329,6 +330,8 @@ int sl_replica_step_co(struct sl_replica *replica, struct sl_raft_event *event,
     bool stepped = result == 0;
     if (stepped) {
         result = step_locked_co(replica, event, step);
+        if (replica->fed != 0)
+            sl_replica_feed(replica);
         arm(replica);
         applier_kick(replica);
     }
@@ -756,7 +759,7 @@ static struct sl_replica *make(struct sl_target_cluster *cluster, struct sl_stor
     sl_wait_queue_init(&replica->progress);
     sl_wait_queue_init(&replica->turns);
     for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++)
-        sl_wait_queue_init(&replica->lanes[i]);
+        sl_wait_queue_init(&replica->lanes[i].waiters);
     sl_list_init(&replica->proposals);
     sl_list_init(&replica->decided);
     sl_list_init(&replica->reads);

@@ -34,7 +34,7 @@ struct raft_call {
 /* An APPEND whose entries are still to be collected. */
 struct append_job {
     struct sl_replica *replica;
-    unsigned lane;
+    struct sl_lane *lane;
     struct sl_raft_message message;
 };
 
@@ -193,10 +193,11 @@ static void append_entry_co(void *argument)
     struct append_job *job = argument;
     struct sl_replica *replica = job->replica;
     struct sl_target_cluster *cluster = replica->cluster;
+    struct sl_lane *lane = job->lane;
     /* One after the other to each member: entries that are out of order are refused there. */
-    if (replica->lane_busy[job->lane])
-        sl_wait_queue_co(&replica->lanes[job->lane]);
-    replica->lane_busy[job->lane] = true;
+    if (lane->busy)
+        sl_wait_queue_co(&lane->waiters); /* handed over: it stays busy */
+    lane->busy = true;
     while (job->message.count > 0 && !cluster->closing) {
         struct raft_call *call = call_make(replica, job->message.to.node);
         if (call == NULL)
@@ -208,10 +209,40 @@ static void append_entry_co(void *argument)
         }
         call_start(call, &job->message, (uint32_t)length);
     }
-    if (!sl_wait_queue_wake_one(&replica->lanes[job->lane], 0))
-        replica->lane_busy[job->lane] = false;
+    lane->jobs--;
+    if (!sl_wait_queue_wake_one(&lane->waiters, 0))
+        lane->busy = false;
     free(job);
     sl_cluster_leave(cluster);
+}
+
+/* Whether these very entries wait in the lane already. The core sends again what was not answered
+ * in time; but what has to come from the disk may just be slow, and the second time would not be
+ * faster: without this the lane of a member that is far behind would fill with the same entries. */
+static bool is_under_way(const struct sl_lane *lane, const struct sl_raft_message *message)
+{
+    return lane->jobs > 0 && lane->to == message->to.id && lane->term == message->term.value &&
+           message->index.value + message->count <= lane->last;
+}
+
+static void send_append(struct sl_replica *replica, const struct sl_raft_message *message)
+{
+    int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), message->to.id);
+    struct sl_lane *lane = &replica->lanes[slot < 0 ? 0 : slot];
+    if (is_under_way(lane, message))
+        return;
+    struct append_job *job = malloc(sizeof(*job));
+    if (job == NULL)
+        return;
+    *job = (struct append_job){replica, lane, *message};
+    if (sl_cluster_spawn(replica->cluster, append_entry_co, job) < 0) {
+        free(job);
+        return;
+    }
+    lane->jobs++;
+    lane->to = message->to.id;
+    lane->term = message->term.value;
+    lane->last = message->index.value + message->count;
 }
 
 void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *message)
@@ -219,13 +250,7 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
     if (replica->cluster->closing)
         return;
     if (message->kind == SL_RAFT_APPEND && message->count > 0) {
-        struct append_job *job = malloc(sizeof(*job));
-        if (job == NULL)
-            return;
-        int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), message->to.id);
-        *job = (struct append_job){replica, slot < 0 ? 0 : (unsigned)slot, *message};
-        if (sl_cluster_spawn(replica->cluster, append_entry_co, job) < 0)
-            free(job);
+        send_append(replica, message);
         return;
     }
     struct raft_call *call = call_make(replica, message->to.node);

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 
 #define STATE_MAGIC UINT64_C(0x3130505247524c53) /* "SLRGRP01" */
 

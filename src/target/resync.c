@@ -5,8 +5,9 @@
  *   END: the state ─► the follower goes on with the log from S + 1
  *
  * A region may be sent as of later than S: the entries behind S are applied to it once more over
- * there, before anybody reads it. If the log has moved on beyond S meanwhile the core asks for
- * another round, which moves only what has changed since.
+ * there, before anybody reads it. The log above S is held meanwhile, and as far as the follower
+ * lags behind afterwards. If it has moved on beyond S nevertheless, the core asks for another
+ * round, which moves only what has changed since.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "core/log.h"
 #include "core/size.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 #include "target/resync_capsule.h"
 
 struct source {
@@ -62,6 +64,53 @@ static bool leads(const struct source *source)
            !source->replica->failed && !source->replica->cluster->closing;
 }
 
+/* ---- what comes behind the state ---- */
+
+/* So far behind the end of the log it counts as caught up. */
+#define FED_LAG 64u
+/* A member that does not get on for so long, or a repeated round that takes so long, keeps nobody
+ * waiting any more. */
+#define FED_PATIENCE_NS (2 * SL_NS_PER_S)
+
+static void feed_end(struct sl_replica *replica)
+{
+    replica->fed = 0;
+    sl_store_release(replica->log);
+}
+
+/* The log above S is held until it is read. The second time round it has been outrun: now writes
+ * wait when the log is nearly full. */
+static void feed_begin(struct sl_replica *replica, uint64_t member, uint64_t index)
+{
+    replica->fed_rounds = replica->fed == member ? replica->fed_rounds + 1 : 0;
+    replica->fed = member;
+    replica->fed_match = index;
+    replica->fed_ns = sl_cluster_now_ns(replica->cluster);
+    sl_store_hold(replica->log, index, replica->fed_rounds > 0);
+}
+
+void sl_replica_feed(struct sl_replica *replica)
+{
+    struct sl_raft_status status;
+    uint64_t now_ns = sl_cluster_now_ns(replica->cluster);
+    sl_raft_get_status(replica->raft, &status);
+    uint64_t match = sl_raft_match(replica->raft, replica->fed).value;
+    bool late = replica->fed_ns + FED_PATIENCE_NS <= now_ns;
+    if (status.role != SL_RAFT_LEADER || replica->failed ||
+        sl_raft_config_find(sl_raft_get_config(replica->raft), replica->fed) < 0 ||
+        (!replica->resyncing && (late || match + FED_LAG >= status.last.value))) {
+        feed_end(replica);
+    } else if (match > replica->fed_match) {
+        replica->fed_match = match;
+        replica->fed_ns = now_ns;
+        sl_store_hold(replica->log, match, true);
+    } else if (replica->resyncing && late) {
+        sl_store_hold(replica->log, replica->fed_match, false);
+    }
+}
+
+/* ---- a round ---- */
+
 static int begin_co(struct source *source)
 {
     struct sl_replica *replica = source->replica;
@@ -73,6 +122,7 @@ static int begin_co(struct source *source)
         sl_replica_state_make(replica, &source->index, &source->index_term, &source->state_bytes);
     if (source->state == NULL)
         return -EAGAIN;
+    feed_begin(replica, source->to.id, source->index);
     /* What the regions hold must be at least as new. */
     while (replica->applied < source->index) {
         if (!leads(source))
@@ -180,6 +230,7 @@ static void source_entry_co(void *argument)
     struct source *source = argument;
     struct sl_replica *replica = source->replica;
     struct sl_target_cluster *cluster = replica->cluster;
+    uint64_t source_to = source->to.id;
     int error = resync_co(source);
     char bytes[32];
     sl_size_format(source->bytes, bytes, sizeof(bytes));
@@ -197,6 +248,9 @@ static void source_entry_co(void *argument)
     free(source->state);
     free(source);
     replica->resyncing = false;
+    replica->fed_ns = sl_cluster_now_ns(cluster);
+    if (error < 0 && replica->fed == source_to)
+        feed_end(replica);
     sl_cluster_leave(cluster);
 }
 

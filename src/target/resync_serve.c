@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/replica_state.h"
 #include "target/resync_capsule.h"
 
 /* More than any state has: 256 sessions, 256 volumes, skips. */
