@@ -68,6 +68,9 @@ static void ask_until_co(struct cluster *cluster, uint32_t node, const struct sl
             (error == -ENOENT && leader == to))
             cluster_violation(cluster, -1, "group %u: administration %u was refused by node %u: %s",
                               admin->group, admin->op, to, sl_error_name(error));
+        if (round % 64 == 63)
+            cluster_note(cluster, "group %u: administration %u of node %u is not done yet: %s",
+                         admin->group, admin->op, admin->node, sl_error_name(error));
         if (leader > cluster->target_count)
             leader = 0;
         sl_sleep_co(RETRY_NS);

@@ -159,6 +159,7 @@ static void finish(struct client *client, size_t at, int error)
     if (operation->is_write) {
         cluster->effects[EFFECT_WRITES_DONE] += operation->outcome == OUTCOME_DONE;
         cluster->effects[EFFECT_WRITES_UNKNOWN] += operation->outcome == OUTCOME_UNKNOWN;
+        cluster->effects[EFFECT_WRITES_DECIDED_NEVER] += operation->outcome == OUTCOME_NEVER;
         cluster->effects[EFFECT_WRITES_UNTIL] += operation->outcome == OUTCOME_UNTIL;
     } else {
         cluster->effects[error == 0 ? EFFECT_READS_DONE : EFFECT_READS_FAILED]++;

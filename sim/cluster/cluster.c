@@ -139,7 +139,8 @@ static void draw_shape(struct cluster *cluster)
     cluster->process_count = cluster->target_count + cluster->gateway_count;
     cluster->client_count = (unsigned)cluster_between(cluster, cluster->gateway_count, CLIENTS_MAX);
     cluster->stripe_bytes = (uint32_t)(64 * SL_KIB << cluster_between(cluster, 0, 4));
-    cluster->io_timeout_ns = cluster_between(cluster, 2, 12) * SECOND;
+    cluster->io_timeout_ns =
+        cluster_chance(cluster, 40) ? SECOND : cluster_between(cluster, 2, 12) * SECOND;
     unsigned shards = cluster_chance(cluster, 25) ? 2 : 1;
     cluster->segment_bytes = 64 * SL_KIB << cluster_between(cluster, 0, 3);
     cluster->segment_count = (unsigned)cluster_between(cluster, 6, 9);

@@ -225,6 +225,21 @@ static void wipe(struct cluster *cluster, const struct fault *fault)
     groups_replace(cluster, fault->a);
 }
 
+/* No group has a quorum for longer than most requests wait; what leaders have logged stays there.
+ */
+static void apart(struct cluster *cluster, const struct fault *fault)
+{
+    uint64_t duration_ns = fault->duration_ns;
+    if (fault->amount % 2 == 0)
+        duration_ns += cluster->io_timeout_ns;
+    for (unsigned i = 0; i < cluster->target_count; i++) {
+        for (unsigned k = 0; k < cluster->target_count; k++) {
+            if (i != k)
+                cut(cluster, i, k, duration_ns);
+        }
+    }
+}
+
 /* Whoever leads now. */
 static void leader_fault(struct cluster *cluster, const struct fault *fault)
 {
@@ -262,6 +277,8 @@ static void strike(struct cluster *cluster, struct action *action)
                  (double)fault->duration_ns / 1e9);
     if (fault->kind == FAULT_TARGET_WIPE)
         wipe(cluster, fault);
+    else if (fault->kind == FAULT_TARGETS_APART)
+        apart(cluster, fault);
     else if (fault->kind >= FAULT_LEADER_KILL)
         leader_fault(cluster, fault);
     else if (fault->kind <= FAULT_PAUSE || fault->kind == FAULT_CLOCK)

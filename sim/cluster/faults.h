@@ -28,13 +28,15 @@
     X(LEADER_POWER)                                                                                \
     X(LEADER_PAUSE)                                                                                \
     X(LEADER_CUT)                                                                                  \
-    X(TARGET_WIPE)
+    X(TARGET_WIPE)                                                                                 \
+    X(TARGETS_APART)
 
 /* What they led to: counted, so that a run that meets too little fails. */
 #define CLUSTER_EFFECTS(X)                                                                         \
     X(WRITES_DONE)                                                                                 \
     X(READS_DONE)                                                                                  \
     X(WRITES_UNKNOWN)                                                                              \
+    X(WRITES_DECIDED_NEVER)                                                                        \
     X(WRITES_UNTIL)                                                                                \
     X(WRITES_OPEN_AT_CRASH)                                                                        \
     X(READS_FAILED)                                                                                \

@@ -5,6 +5,8 @@
  */
 #include "cluster_world.h"
 
+#include "store/format.h"
+
 static void basic_co(struct cluster_world *world)
 {
     world_create_group_co(world);
@@ -541,6 +543,38 @@ static void blocks_are_repaired(void **state)
     world_close(&world);
 }
 
+/* The disk fails where a replica's first state goes, then is well again. A failed CREATE left the
+ * state in memory, so that the next was answered EEXIST, for a replica that neither served nor
+ * would be there after a restart (cluster_sim, seed 283). */
+static void create_again_co(struct cluster_world *world)
+{
+    const struct sl_superblock *superblock =
+        (const void *)sl_sim_disk_data(world->sim, world->nodes[1].name, DISK_PATH);
+    uint64_t begin = superblock->shards[0].roots_offset;
+    uint64_t end = begin + SL_ROOT_COPIES * superblock->shards[0].root_bytes;
+    sl_sim_disk_fail_range(world->sim, world->nodes[1].name, DISK_PATH, begin, end, false, true);
+    assert_int_equal(client_create_co(world, 1, world->node_count), -EIO);
+    assert_int_equal(client_create_co(world, 1, world->node_count), -EIO);
+    sl_sim_disk_fail_range(world->sim, world->nodes[1].name, DISK_PATH, 0, 0, false, false);
+}
+
+static void create_at_last_co(struct cluster_world *world)
+{
+    assert_int_equal(client_create_co(world, 1, world->node_count), 0);
+    assert_int_equal(client_create_co(world, 1, world->node_count), -EEXIST);
+}
+
+static void failed_creation_is_tried_again(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 12, 3);
+    world_run(&world, create_again_co);
+    node_end(&world, 1, true);
+    node_start(&world, 1);
+    world_run(&world, create_at_last_co);
+    world_close(&world);
+}
+
 /* One attempt at the leader: its answer is "elsewhere, or later", not "lost". */
 static void expect_later_co(struct cluster_world *world)
 {
@@ -637,6 +671,7 @@ int main(void)
         cmocka_unit_test(disk_is_replaced),
         cmocka_unit_test(blocks_are_repaired),
         cmocka_unit_test(damaged_block_waits_for_its_copy),
+        cmocka_unit_test(failed_creation_is_tried_again),
         cmocka_unit_test(who_forgot_stays_out),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
