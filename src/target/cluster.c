@@ -31,7 +31,7 @@ static const struct sl_raft_tuning default_tuning = {
     .window_bytes = 16 * SL_MIB,
     .uncommitted_entries = 1024,
     .uncommitted_bytes = UNCOMMITTED_BYTES,
-    .promote_lag = 64,
+    .promote_lag = 512,
 };
 
 uint64_t sl_cluster_now_ns(struct sl_target_cluster *cluster)

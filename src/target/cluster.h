@@ -125,6 +125,12 @@ struct sl_lane {
     uint64_t to, term, last; /* of the newest */
 };
 
+/* A member that is behind, or gets a state, for which the log is held. */
+struct sl_feed {
+    uint64_t member, match, ns; /* how far it is, since when */
+    bool strict;                /* it was outrun before: writes may have to wait */
+};
+
 struct sl_replica {
     struct sl_list node, hash;
     struct sl_target_cluster *cluster;
@@ -156,12 +162,12 @@ struct sl_replica {
     struct sl_lane lanes[SL_RAFT_MEMBERS_MAX]; /* by place in the configuration */
     struct sl_list proposals, decided;         /* not committed yet; not applied yet */
     struct sl_list reads;
-    struct sl_wait_queue progress;   /* applied, commit or role have changed */
-    bool failed;                     /* its log, until restart */
-    bool resyncing;                  /* is the source of one */
-    uint64_t fed, fed_match, fed_ns; /* for whom the log is held; how far it is, since when */
-    unsigned fed_rounds;             /* resyncs without its having caught up */
-    bool resync_busy;                /* a BEGIN or END is being done */
+    struct sl_wait_queue progress; /* applied, commit or role have changed */
+    bool failed;                   /* its log, until restart */
+    bool resyncing;                /* is the source of one */
+    struct sl_feed feeds[SL_RAFT_MEMBERS_MAX];
+    unsigned feed_count;
+    bool resync_busy;                                /* a BEGIN or END is being done */
     uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */
     bool opened;
 };
@@ -247,7 +253,7 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
 
 /* ---- resync.c, resync_serve.c ---- */
 
-/* Behind a step, while `fed`: lets the log go as far as the member has it. */
+/* Behind a step, while there are feeds: lets the log go as far as the member has it. */
 void sl_replica_feed(struct sl_replica *replica);
 /* Gives `to` what the log no longer has. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);

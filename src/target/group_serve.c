@@ -244,6 +244,7 @@ static int serve_read_co(struct sl_replica *replica, struct sl_received *receive
     uint16_t first_block = (uint16_t)(io->offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES);
     uint16_t block_count = (uint16_t)(io->length_bytes / SL_BLOCK_BYTES);
     int error = sl_replica_read_barrier_co(replica);
+    error = error == -EIO ? -SL_E_MOVED : error; /* its log has failed, not the read */
     if (error == 0) {
         error = sl_store_read_co(replica->log, chunk, first_block, block_count, &data);
         int bad = error;
@@ -304,7 +305,7 @@ void sl_cluster_serve_group_co(struct sl_target_cluster *cluster, struct sl_rece
     if (received->capsule.header.length_bytes < offsetof(struct sl_capsule_group_io, pieces))
         error = -SL_E_PROTOCOL;
     else if (cluster->closing)
-        error = -ESHUTDOWN;
+        error = -SL_E_MOVED; /* somebody else will lead */
     else if (replica != NULL)
         error = serve_co(replica, received, &epoch);
     else

@@ -330,7 +330,7 @@ int sl_replica_step_co(struct sl_replica *replica, struct sl_raft_event *event,
     bool stepped = result == 0;
     if (stepped) {
         result = step_locked_co(replica, event, step);
-        if (replica->fed != 0)
+        if (replica->feed_count > 0)
             sl_replica_feed(replica);
         arm(replica);
         applier_kick(replica);

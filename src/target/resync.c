@@ -72,41 +72,85 @@ static bool leads(const struct source *source)
  * waiting any more. */
 #define FED_PATIENCE_NS (2 * SL_NS_PER_S)
 
-static void feed_end(struct sl_replica *replica)
+static struct sl_feed *feed_find(struct sl_replica *replica, uint64_t member)
 {
-    replica->fed = 0;
-    sl_store_release(replica->log);
+    for (unsigned i = 0; i < replica->feed_count; i++) {
+        if (replica->feeds[i].member == member)
+            return &replica->feeds[i];
+    }
+    return NULL;
+}
+
+static void feed_end(struct sl_replica *replica, struct sl_feed *feed)
+{
+    if (feed != NULL)
+        *feed = replica->feeds[--replica->feed_count];
+}
+
+/* The log is held for the one that is furthest behind. */
+static void hold(struct sl_replica *replica)
+{
+    uint64_t index = UINT64_MAX;
+    bool strictly = false;
+    for (unsigned i = 0; i < replica->feed_count; i++) {
+        index = sl_min(index, replica->feeds[i].match);
+        strictly = strictly || replica->feeds[i].strict;
+    }
+    if (replica->feed_count > 0)
+        sl_store_hold(replica->log, index, strictly);
+    else
+        sl_store_release(replica->log);
 }
 
 /* The log above S is held until it is read. The second time round it has been outrun: now writes
  * wait when the log is nearly full. */
 static void feed_begin(struct sl_replica *replica, uint64_t member, uint64_t index)
 {
-    replica->fed_rounds = replica->fed == member ? replica->fed_rounds + 1 : 0;
-    replica->fed = member;
-    replica->fed_match = index;
-    replica->fed_ns = sl_cluster_now_ns(replica->cluster);
-    sl_store_hold(replica->log, index, replica->fed_rounds > 0);
+    struct sl_feed *feed = feed_find(replica, member);
+    if (feed == NULL && replica->feed_count < SL_RAFT_MEMBERS_MAX) {
+        feed = &replica->feeds[replica->feed_count++];
+        *feed = (struct sl_feed){.member = member};
+    } else if (feed != NULL) {
+        feed->strict = true;
+    }
+    if (feed != NULL) {
+        feed->match = index;
+        feed->ns = sl_cluster_now_ns(replica->cluster);
+    }
+    hold(replica);
+}
+
+/* False: it needs nothing held any more. */
+static bool feed_on(struct sl_replica *replica, struct sl_feed *feed,
+                    const struct sl_raft_status *status)
+{
+    uint64_t now_ns = sl_cluster_now_ns(replica->cluster);
+    uint64_t match = sl_raft_match(replica->raft, feed->member).value;
+    bool late = feed->ns + FED_PATIENCE_NS <= now_ns;
+    bool copying = replica->resyncing == feed->member;
+    if (status->role != SL_RAFT_LEADER || replica->failed ||
+        sl_raft_config_find(sl_raft_get_config(replica->raft), feed->member) < 0 ||
+        (!copying && (late || match + FED_LAG >= status->last.value)))
+        return false;
+    if (match > feed->match) {
+        feed->match = match;
+        feed->ns = now_ns;
+        feed->strict = true;
+    } else if (copying && late) {
+        feed->strict = false;
+    }
+    return true;
 }
 
 void sl_replica_feed(struct sl_replica *replica)
 {
     struct sl_raft_status status;
-    uint64_t now_ns = sl_cluster_now_ns(replica->cluster);
     sl_raft_get_status(replica->raft, &status);
-    uint64_t match = sl_raft_match(replica->raft, replica->fed).value;
-    bool late = replica->fed_ns + FED_PATIENCE_NS <= now_ns;
-    if (status.role != SL_RAFT_LEADER || replica->failed ||
-        sl_raft_config_find(sl_raft_get_config(replica->raft), replica->fed) < 0 ||
-        (!replica->resyncing && (late || match + FED_LAG >= status.last.value))) {
-        feed_end(replica);
-    } else if (match > replica->fed_match) {
-        replica->fed_match = match;
-        replica->fed_ns = now_ns;
-        sl_store_hold(replica->log, match, true);
-    } else if (replica->resyncing && late) {
-        sl_store_hold(replica->log, replica->fed_match, false);
+    for (unsigned i = replica->feed_count; i-- > 0;) {
+        if (!feed_on(replica, &replica->feeds[i], &status))
+            feed_end(replica, &replica->feeds[i]);
     }
+    hold(replica);
 }
 
 /* ---- a round ---- */
@@ -230,7 +274,7 @@ static void source_entry_co(void *argument)
     struct source *source = argument;
     struct sl_replica *replica = source->replica;
     struct sl_target_cluster *cluster = replica->cluster;
-    uint64_t source_to = source->to.id;
+    uint64_t to = source->to.id;
     int error = resync_co(source);
     char bytes[32];
     sl_size_format(source->bytes, bytes, sizeof(bytes));
@@ -247,24 +291,29 @@ static void source_entry_co(void *argument)
     sl_buf_unref(source->page);
     free(source->state);
     free(source);
-    replica->resyncing = false;
-    replica->fed_ns = sl_cluster_now_ns(cluster);
-    if (error < 0 && replica->fed == source_to)
-        feed_end(replica);
+    replica->resyncing = 0;
+    struct sl_feed *feed = feed_find(replica, to);
+    if (feed != NULL)
+        feed->ns = sl_cluster_now_ns(cluster);
+    if (error < 0)
+        feed_end(replica, feed);
+    hold(replica);
     sl_cluster_leave(cluster);
 }
 
 /* One at a time from each group; the core asks again. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to)
 {
-    if (replica->resyncing || replica->cluster->closing || replica->copying != 0)
+    if (replica->resyncing != 0 || replica->cluster->closing || replica->copying != 0)
         return;
     struct source *source = calloc(1, sizeof(*source));
     if (source == NULL)
         return;
     source->replica = replica;
     source->to = to;
-    replica->resyncing = sl_cluster_spawn(replica->cluster, source_entry_co, source) == 0;
-    if (!replica->resyncing)
+    replica->resyncing = to.id;
+    if (sl_cluster_spawn(replica->cluster, source_entry_co, source) < 0) {
+        replica->resyncing = 0;
         free(source);
+    }
 }

@@ -128,13 +128,15 @@ class Cluster:
             any(replica.get("serving") for replica in replicas.values()) for replicas in now.values()))
 
     def wait_equal_enough(self):
-        """Until all are there, and nobody is far behind, while writes go on."""
+        """Until all are there and have what was committed when this began, while writes go on."""
+        begun = {}
+
         def near(now):
-            for replicas in now.values():
+            for group, replicas in now.items():
                 if any("error" in replica for replica in replicas.values()):
                     return False
-                most = max(replica["commit"] for replica in replicas.values())
-                if any(replica["applied"] + 50 < most for replica in replicas.values()):
+                known = begun.setdefault(group, max(replica["commit"] for replica in replicas.values()))
+                if any(replica["applied"] < known for replica in replicas.values()):
                     return False
             return all(any(replica.get("serving") for replica in replicas.values()) for replicas in now.values())
         return self.wait_for("replicas follow", near)
