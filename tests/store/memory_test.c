@@ -1,0 +1,111 @@
+/*
+ * Goal: who waits for memory gets it, as long as the store has something that it could let go.
+ * Method: a simulated disk, little memory, payload that nobody applies by himself.
+ */
+#include "world.h"
+
+static struct store_world world;
+
+static void start(void)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, 40 * SL_MIB);
+    world_format(&world, SL_MIB, 8);
+}
+
+/* Who waits for memory is woken when a checkpoint lets go of what it had loaded to move: no batch
+ * may become durable afterwards, for which it once waited for ever. */
+static void waiting_writer_co(void *argument)
+{
+    struct store_world *w = argument;
+    assert_int_equal(write_ids_co(w, sl_store_group_find(w->store, 1), 0, 0, 4, 1), 0);
+    world_leave(w);
+}
+
+static void memory_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    w->store->held_bytes += SL_MIB; /* as store_entry_load_co() */
+    world_spawn(w, waiting_writer_co, w);
+    sl_sleep_co(SL_NS_PER_S);
+    assert_true(w->store->statistics.wait_count > 0);
+    w->store->held_bytes -= SL_MIB; /* as store_entry_drop_payload() */
+    sl_wait_queue_wake_all(&w->store->apply_progress, 0);
+    world_join_co(w);
+    world_close_co(w);
+}
+
+static void test_memory(void **state)
+{
+    start();
+    world.config.overlay_bytes = 64 * SL_KIB;
+    world_run(&world, memory_co, NULL);
+    world_free(&world);
+}
+
+/* A block may keep a buffer of any size: who runs short of memory must get it, as long as what the
+ * store holds can be let go. */
+static void pinned_co(struct store_world *w)
+{
+    bool commits = *(bool *)w->argument;
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 1);
+    for (unsigned i = 0; i < 100; i++) {
+        struct sl_iobuf payload;
+        sl_iobuf_init(&payload);
+        struct sl_buf *buf = sl_buf_alloc_co(w->node.memory, 256 * SL_KIB,
+                                             commits ? SL_RESERVE_ADMISSION : SL_RESERVE_INTAKE);
+        memset(buf->data, (int)i, SL_BLOCK_BYTES);
+        assert_int_equal(sl_iobuf_append_buf(&payload, buf, 0, SL_BLOCK_BYTES), 0);
+        sl_buf_unref(buf);
+        uint32_t crc = sl_crc32c(0, payload.spans[0].data, SL_BLOCK_BYTES);
+        if (commits) {
+            assert_int_equal(
+                sl_store_write_co(group, SL_ENTRY_WRITE, 0, (uint16_t)i, 1, &payload, &crc), 0);
+        } else {
+            struct sl_store_wait wait;
+            struct sl_store_entry entry = {.index = i + 1,
+                                           .term = 1,
+                                           .type = SL_ENTRY_WRITE,
+                                           .first_block = (uint16_t)i,
+                                           .block_count = 1,
+                                           .crcs = &crc};
+            assert_int_equal(sl_store_prepare_co(group, SL_ENTRY_WRITE, 0, (uint16_t)i, 1), 0);
+            sl_store_append(group, &entry, &payload, &wait);
+            assert_int_equal(sl_store_durable_co(&wait), 0);
+        }
+        sl_iobuf_fini(&payload);
+    }
+    if (!commits)
+        assert_int_equal(sl_store_apply_co(group, 100), 0);
+    struct sl_buf *buf = sl_buf_alloc_co(w->node.memory, SL_BLOCK_BYTES, SL_RESERVE_CHECKPOINT);
+    struct sl_span span = sl_buf_span(buf, 0, SL_BLOCK_BYTES);
+    for (unsigned i = 0; i < 100; i++) {
+        assert_int_equal(sl_store_read_into_co(group, 0, (uint16_t)i, 1, &span, 1), 0);
+        assert_int_equal(buf->data[0], (int)i);
+        assert_int_equal(buf->data[SL_BLOCK_BYTES - 1], (int)i);
+    }
+    sl_buf_unref(buf);
+    world_close_co(w);
+}
+
+static void test_pinned(void **state)
+{
+    for (unsigned commits = 0; commits < 2; commits++) {
+        bool argument = commits != 0;
+        start();
+        world_run(&world, pinned_co, &argument);
+        world_free(&world);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_pinned),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
