@@ -14,7 +14,9 @@ SEED ?=
 TIME ?= 60
 # Of make mutants: one in so many.
 SHARE ?=
-export PART ROUNDS SEED TIME SHARE
+export TIME
+# An empty one would be heard by tests that take SEED for "only this one".
+$(foreach name,PART ROUNDS SEED SHARE,$(if $($(name)),$(eval export $(name))))
 
 .NOTPARALLEL:
 .PHONY: all build demo demo-rdma test sim mutants bench lint fuzz soak format clean help deps-build deps-test deps-bench \

@@ -146,6 +146,11 @@ int sl_store_grow_co(struct sl_store *store, uint64_t capacity_bytes, char *erro
         result = room_make(&room, superblock, store->config.shard);
     while (result == 0 && store->checkpoint_running && store->failed == 0)
         sl_wait_queue_co(&store->checkpoint_done);
+    if (result == 0 && store->failed != 0) { /* its last checkpoint may still be under way */
+        result = store->failed;
+        snprintf(error, error_bytes, "the shard takes no more writes: %s (%s)",
+                 sl_error_text(result), sl_error_name(result));
+    }
     if (result == 0) {
         uint32_t before = store->slot_count;
         take(store, &room, superblock);

@@ -94,8 +94,9 @@ static int take_config(struct sl_target_cluster *cluster,
     cluster->peers = calloc(config->node_count + 1, sizeof(*cluster->peers));
     if (cluster->peers == NULL || cluster->config.groups == NULL)
         return -ENOMEM;
-    memcpy((void *)cluster->config.groups, config->groups, /* header: configuration */
-           config->group_count * sizeof(config->groups[0]));
+    if (config->group_count > 0)
+        memcpy((void *)cluster->config.groups, config->groups, /* header: configuration */
+               config->group_count * sizeof(config->groups[0]));
     for (unsigned i = 0; i < config->node_count; i++) {
         const struct sl_target_cluster_node *node = &config->nodes[i];
         struct sl_cluster_peer *peer = &cluster->peers[cluster->peer_count];

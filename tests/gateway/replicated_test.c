@@ -167,6 +167,7 @@ static void test_same_seed_same_trace(void **state)
 static void test_faults(void **state)
 {
     const char *first = getenv("SEED"), *seeds = getenv("SEEDS");
+    first = first != NULL && *first == '\0' ? NULL : first;
     uint64_t from = first != NULL ? strtoull(first, NULL, 10) : 1;
     uint64_t count = first != NULL ? 1 : seeds != NULL ? strtoull(seeds, NULL, 10) : 60;
     for (uint64_t seed = from; seed < from + count; seed++) {

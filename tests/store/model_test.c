@@ -456,7 +456,7 @@ static void test_seeds(void **state)
     uint64_t first = from != NULL ? strtoull(from, NULL, 0) : 1;
     uint64_t last = first - 1 + (many != NULL ? strtoull(many, NULL, 0) : 30);
     uint64_t reads = 0, writes = 0, crashes = 0, refused = 0, damaged = 0;
-    if (one != NULL)
+    if (one != NULL && *one != '\0') /* make hands it on when nobody has set it, too */
         first = last = strtoull(one, NULL, 0);
     for (uint64_t seed = first; seed <= last; seed++) {
         m.seed = seed;
