@@ -189,7 +189,7 @@ void target_count(struct process *process)
         struct sl_target_statistics statistics;
         sl_target_statistics(target, &statistics);
         cluster->effects[EFFECT_CHECKSUM_ERRORS] += statistics.checksum_error_count;
-        for (unsigned k = 0; k < SL_DISK_SHARDS_MAX; k++) {
+        for (unsigned k = 0; k < SL_COUNT_OF(target->stores); k++) {
             struct sl_store_statistics store;
             if (target->stores[k] == NULL)
                 continue;

@@ -26,7 +26,7 @@ void sl_server_options_init(struct sl_server_options *options)
     memset(options, 0, sizeof(*options));
     options->reactor_count = 0;
     options->memory_bytes = MEMORY_BYTES_DEFAULT;
-    options->storage = STORAGE_DEFAULT;
+    options->storages[0] = STORAGE_DEFAULT;
     options->channel_name = SL_COMCH_NAME_DEFAULT;
     options->io_timeout_ns = SL_IO_TIMEOUT_NS;
     options->scrub_bytes_per_s = 8 * SL_MIB;
@@ -54,10 +54,11 @@ static unsigned target_rows(struct sl_server_options *o, struct sl_option *rows,
                                .most = UINT32_MAX, .argument = "ID",
                                .help = "which node of the cluster file this is"});
     n = add(rows, n,
-            (struct sl_option){"storage", 's', SL_OPTION_STRING, &o->storage, .argument = "SPEC",
+            (struct sl_option){"storage", 's', SL_OPTION_STRING, o->storages, &o->storage_count,
+                               SL_STORAGE_DISKS_MAX, .argument = "SPEC",
                                .help = "mem:SIZE, store:PATH (see sluice disk), file:PATH "
                                        "(preallocated),\nor the path of a "
-                                       "block device",
+                                       "block device;\nwith --cluster disks of the store",
                                .fallback = STORAGE_DEFAULT});
     n = add(rows, n,
             (struct sl_option){"size", 0, SL_OPTION_SIZE, &o->size_bytes, .least = SL_BLOCK_BYTES,
@@ -447,11 +448,13 @@ static int translate_node(struct sl_server_options *o, const struct sl_options *
                 description->program, (unsigned long long)o->node, o->cluster_file);
         return 2;
     }
-    if (strncmp(o->storage, "store:", 6) != 0)
-        return usage(description,
-                     "--storage '%s': replicas need a disk of the store: store:PATH (see sluice "
-                     "disk)",
-                     o->storage);
+    for (unsigned i = 0; i < sl_max(o->storage_count, 1u); i++) {
+        if (strncmp(o->storages[i], "store:", 6) != 0)
+            return usage(description,
+                         "--storage '%s': replicas need a disk of the store: store:PATH (see "
+                         "sluice disk)",
+                         o->storages[i]);
+    }
     if (o->size_bytes != 0 || o->read_only || o->no_checksums || o->no_durable)
         return usage(description,
                      "--size, --read-only, --no-checksums and --no-durable-writes: not with "
@@ -468,9 +471,16 @@ static int translate_target(struct sl_server_options *o, const struct sl_options
     int status = o->cluster != NULL ? translate_node(o, description, config) : 0;
     if (status != 0)
         return status;
+    if (o->cluster == NULL && o->storage_count > 1)
+        return usage(description,
+                     "--storage '%s': a second one needs --cluster; without it, run a target for "
+                     "each, and give the gateway all of them",
+                     o->storages[1]);
     config->has_target = true;
     config->storage = (struct sl_storage_config){
-        .spec = o->storage,
+        .spec = o->storages[0],
+        .more = o->storages + 1,
+        .more_count = sl_max(o->storage_count, 1u) - 1,
         .size_bytes = o->size_bytes,
         .reactor_count = config->runtime.reactor_count,
         .read_only = o->read_only,

@@ -26,7 +26,8 @@ struct sl_server_options {
     bool verbose;
 
     /* target */
-    const char *storage;
+    const char *storages[SL_STORAGE_DISKS_MAX];
+    unsigned storage_count;
     uint64_t size_bytes;
     const char *listen;
     bool read_only;

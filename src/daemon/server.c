@@ -329,7 +329,7 @@ static int start_listener_co(struct process *process)
     }
     char size[32];
     sl_size_format(sl_storage_info(process->storage)->capacity_bytes, size, sizeof(size));
-    sl_log_info("target", "ready: %s (%s) over %s at %s", config->storage.spec, size,
+    sl_log_info("target", "ready: %s (%s) over %s at %s", sl_storage_name(process->storage), size,
                 config->link->name, bound);
     return 0;
 }

@@ -5,7 +5,9 @@ static const char examples[] =
     "Examples\n"
     "  sluice-target -d tcp --storage file:/var/lib/sluice/disk0\n"
     "  sluice-target -d shm --storage /dev/nvme0n1 --cpu 2 --cpu 3\n"
-    "  sluice-target -d tcp --storage mem:1G --gateway      one process for both\n";
+    "  sluice-target -d tcp --storage mem:1G --gateway      one process for both\n"
+    "  sluice-target --cluster cluster.json --node 1 --reactors 2 \\\n"
+    "      --storage store:/srv/disk0 --storage store:/srv/disk1\n";
 
 int main(int argc, char **argv)
 {

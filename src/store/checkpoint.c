@@ -617,7 +617,7 @@ static void checkpointer_co(void *argument)
     while (!store->closing) {
         bool due = store->failed == 0 && is_due(store);
         if (due && store->config.checkpointing != NULL)
-            store->config.checkpointing(store->config.context);
+            store->config.checkpointing(store->config.context, store);
         uint64_t cut = due ? choose_cut(store) : 0;
         if (!due || (cut == store->wal.tail_generation && !store->checkpoint_wanted)) {
             sl_wait_queue_co(&store->checkpoint_work);

@@ -153,13 +153,12 @@ static void report(const struct sl_store *store)
         now->faulty_count > 0 ? "; acknowledged ones are damaged, see above" : "");
 }
 
-/* What leads to a store that can be read: the superblock, the root, the log. */
-static int load_co(struct sl_store *store, char *error, size_t error_bytes)
+/* The superblock, if the disk may be opened. */
+static int admit_co(const struct sl_store_config *config, struct sl_superblock *superblock,
+                    char *error, size_t error_bytes)
 {
-    const struct sl_store_config *config = &store->config;
-    struct sl_root_header *root;
     const char *why = "";
-    int result = store_superblock_co(config, store->superblock, &why);
+    int result = store_superblock_co(config, superblock, &why);
     if (result < 0) {
         snprintf(error, error_bytes, "%s%s", why,
                  result == -ESTALE         ? ": format it (sluice disk format) if its data may go"
@@ -167,7 +166,15 @@ static int load_co(struct sl_store *store, char *error, size_t error_bytes)
                                            : "");
         return result;
     }
-    result = check_superblock(config, store->superblock, error, error_bytes);
+    return check_superblock(config, superblock, error, error_bytes);
+}
+
+/* What leads to a store that can be read: the superblock, the root, the log. */
+static int load_co(struct sl_store *store, char *error, size_t error_bytes)
+{
+    const struct sl_store_config *config = &store->config;
+    struct sl_root_header *root;
+    int result = admit_co(config, store->superblock, error, error_bytes);
     if (result < 0)
         return result;
     store->shard = &store->superblock->shards[config->shard];
@@ -214,6 +221,27 @@ int sl_store_open_co(const struct sl_store_config *config, struct sl_store **res
     report(store);
     *result = store;
     return 0;
+}
+
+int sl_store_probe_co(const struct sl_store_config *config, struct sl_store_info *info, char *error,
+                      size_t error_bytes)
+{
+    struct sl_superblock *superblock = malloc(sizeof(*superblock));
+    snprintf(error, error_bytes, "out of memory");
+    if (superblock == NULL)
+        return -ENOMEM;
+    int result = admit_co(config, superblock, error, error_bytes);
+    if (result == 0) {
+        *info = (struct sl_store_info){
+            .data_bytes =
+                (uint64_t)sl_shard_slot_count(superblock, config->shard) * SL_REGION_BYTES,
+            .shard_count = superblock->shard_count,
+            .segment_bytes = superblock->segment_bytes,
+        };
+        memcpy(info->disk_id, superblock->disk_id, sizeof(info->disk_id)); /* header: identity */
+    }
+    free(superblock);
+    return result;
 }
 
 /* ---- close ---- */

@@ -28,6 +28,7 @@
 
 struct sl_store;
 struct sl_store_group;
+struct sl_store_info;
 
 struct sl_store_config {
     struct sl_io *io;
@@ -47,7 +48,7 @@ struct sl_store_config {
     void (*damaged)(void *context, uint64_t group, uint32_t chunk, uint16_t block);
     /* Before a checkpoint chooses what the log keeps: the moment to call sl_store_state_set(). Must
      * not await. NULL: nothing to say. */
-    void (*checkpointing)(void *context);
+    void (*checkpointing)(void *context, struct sl_store *store);
     void *context;
 };
 
@@ -57,6 +58,11 @@ struct sl_store_config {
  * it was), -EINVAL (no such shard), -EIO, -ENOMEM; `error` says it in words, with what to do. */
 int sl_store_open_co(const struct sl_store_config *config, struct sl_store **store, char *error,
                      size_t error_bytes);
+/* What the disk's superblock says, if it is one that sl_store_open_co() would take: `info` of its
+ * shard `config->shard`, without entry_blocks_max. Nothing is written, and nothing stays open.
+ * Errors as above. */
+int sl_store_probe_co(const struct sl_store_config *config, struct sl_store_info *info, char *error,
+                      size_t error_bytes);
 /* Applies, checkpoints, frees. No other call may be in progress. Takes NULL. */
 void sl_store_close_co(struct sl_store *store);
 

@@ -1,8 +1,9 @@
 /*
- * The store backend (`store:PATH`): a disk of src/store, all of its shards, one copy. A 16 MiB
- * piece of the storage is a chunk: number n lies in shard n mod (shards), there as chunk n div
- * (shards) of group
- * 1. Each reactor serves whole shards.
+ * The store backend (`store:PATH`): disks of src/store, all of their shards. Each reactor serves
+ * whole shards: of all disks' shards, one disk after the other, number n belongs to reactor n mod
+ * (reactors). What lies in them is the replicas of a cluster's groups (cluster.c), or, of a single
+ * disk, one copy: a 16 MiB piece of the storage is a chunk, number n lies in shard n mod (shards),
+ * there as chunk n div (shards) of group 1.
  *
  * A write is acknowledged when it is durable in the log, and applied to the log's group at once:
  * there is nobody else who would have to agree. Payload goes from the buffer in which it came;
@@ -20,10 +21,20 @@
 
 #define GROUP 1u
 
+const struct sl_storage_disk *sl_storage_disk_of(const struct sl_storage *storage, unsigned shard)
+{
+    const struct sl_storage_disk *disk = storage->disks;
+    while (shard - disk->first_shard >= disk->shard_count)
+        disk++;
+    return disk;
+}
+
 static int store_open(struct sl_target *target)
 {
     /* Shards are opened by the coroutine sl_target_mount_co(): reading them takes I/O. */
-    int error = sl_target_disk_open(target, &target->disk_info);
+    int error = 0;
+    for (unsigned i = 0; i < target->storage->disk_count && error == 0; i++)
+        error = sl_target_disk_open(target, i);
     target->alignment_bytes = SL_BLOCK_BYTES;
     return error;
 }
@@ -32,7 +43,8 @@ static void store_close(struct sl_target *target)
 {
     for (unsigned i = 0; i < SL_COUNT_OF(target->stores); i++)
         SL_ASSERT(target->stores[i] == NULL);
-    sl_target_disk_close(target);
+    for (unsigned i = 0; i < target->storage->disk_count; i++)
+        sl_target_disk_close(target, i);
 }
 
 /* The group of the shard, made at the first start; everything in its log is committed. */
@@ -58,23 +70,22 @@ static int find_group_co(struct sl_target *target, struct sl_store *store)
             "storage '%s': acknowledged entries %llu to %llu are missing from its log, and "
             "it is the only copy: older data would be served in their place; `sluice disk "
             "check` shows more",
-            target->storage->path, (unsigned long long)status.faulty_first,
+            target->storage->disks[0].path, (unsigned long long)status.faulty_first,
             (unsigned long long)status.faulty_last);
         return -SL_E_CHECKSUM;
     }
     return sl_store_apply_co(group, status.last_index);
 }
 
-static int mount_shard_co(struct sl_target *target, unsigned shard, struct sl_store_info *info)
+static struct sl_store_config config_of(struct sl_target *target, unsigned number, unsigned shard)
 {
-    char error[512];
-    struct sl_storage *storage = target->storage;
-    struct sl_store_config config = {
+    const struct sl_storage *storage = target->storage;
+    return (struct sl_store_config){
         .io = target->io,
         .memory = target->memory,
-        .disk = target->disk,
-        .disk_info = target->disk_info,
-        .name = storage->path,
+        .disk = target->disks[number],
+        .disk_info = target->disk_infos[number],
+        .name = storage->disks[number].path,
         .shard = (uint16_t)shard,
         .read_only = storage->config.read_only,
         .scrub_bytes_per_s = storage->config.read_only ? 0 : storage->config.scrub_bytes_per_s,
@@ -82,15 +93,6 @@ static int mount_shard_co(struct sl_target *target, unsigned shard, struct sl_st
         .checkpointing = target->cluster != NULL ? sl_cluster_checkpointing : NULL,
         .context = target->cluster,
     };
-    int result = sl_store_open_co(&config, &target->stores[shard], error, sizeof(error));
-    if (result < 0) {
-        target->stores[shard] = NULL;
-        sl_log_error("target", "storage '%s' cannot be opened: %s (%s)", storage->path, error,
-                     sl_error_name(result));
-        return result;
-    }
-    sl_store_info(target->stores[shard], info);
-    return target->cluster == NULL ? find_group_co(target, target->stores[shard]) : 0;
 }
 
 static uint64_t capacity(const struct sl_store_info *info)
@@ -101,29 +103,98 @@ static uint64_t capacity(const struct sl_store_info *info)
     return bytes * info->shard_count;
 }
 
-static int store_mount_co(struct sl_target *target)
+/* A disk's place behind those before it. */
+static int place_disk_co(struct sl_target *target, unsigned number)
+{
+    struct sl_storage *storage = target->storage;
+    struct sl_storage_disk *disk = &storage->disks[number];
+    struct sl_store_config config = config_of(target, number, 0);
+    struct sl_store_info info;
+    char error[512];
+    int result = sl_store_probe_co(&config, &info, error, sizeof(error));
+    if (result < 0) {
+        sl_log_error("target", "storage '%s' cannot be opened: %s (%s)", disk->path, error,
+                     sl_error_name(result));
+        return result;
+    }
+    for (unsigned i = 0; i < number; i++) {
+        if (memcmp(storage->disks[i].id, info.disk_id, sizeof(info.disk_id)) != 0)
+            continue;
+        sl_log_error(
+            "target",
+            "storage '%s' has the identity of '%s': one is a copy of the other, or another "
+            "way to it; give the disk once",
+            disk->path, storage->disks[i].path);
+        return -EEXIST;
+    }
+    memcpy(disk->id, info.disk_id, sizeof(disk->id)); /* header: identity */
+    disk->first_shard =
+        number == 0 ? 0 : storage->disks[number - 1].first_shard + disk[-1].shard_count;
+    disk->shard_count = info.shard_count;
+    storage->store_bytes += capacity(&info);
+    return 0;
+}
+
+/* At the first reactor's mount: which shards there are, before any is opened. */
+static int place_shards_co(struct sl_target *target)
 {
     struct sl_storage *storage = target->storage;
     unsigned reactors = storage->config.reactor_count;
-    struct sl_store_info info;
-    unsigned shard = target->reactor_index;
-    int error;
-    do
-        error = mount_shard_co(target, shard, &info);
-    while (error == 0 && (shard += reactors) < info.shard_count);
+    int error = 0;
+    if (storage->store_shards != 0)
+        return 0;
+    if (storage->disk_count > 1 && target->cluster == NULL) {
+        sl_log_error("target", "storage '%s': several disks are for the groups of a cluster only",
+                     storage->name);
+        return -EOPNOTSUPP;
+    }
+    storage->store_bytes = 0;
+    for (unsigned i = 0; i < storage->disk_count && error == 0; i++)
+        error = place_disk_co(target, i);
     if (error < 0)
         return error;
-    if (info.shard_count % reactors != 0) {
+    const struct sl_storage_disk *last = &storage->disks[storage->disk_count - 1];
+    unsigned shards = last->first_shard + last->shard_count;
+    if (shards % reactors != 0 || shards > SL_STORAGE_SHARDS_MAX) {
         sl_log_error(
             "target",
-            "storage '%s' has %u shard(s), which %u reactors cannot share evenly: choose a "
-            "number of reactors that divides it, or format it with more shards",
-            storage->path, info.shard_count, reactors);
+            "storage '%s' has %u shard(s), which %u reactors cannot share evenly (or more than "
+            "%u): choose a number of reactors that divides it, or format with more shards",
+            storage->name, shards, reactors, SL_STORAGE_SHARDS_MAX);
         return -EINVAL;
     }
-    storage->store_shards = info.shard_count;
-    error = sl_storage_learn(storage, target->reactor, capacity(&info));
-    memcpy(storage->info.storage_id, info.disk_id, sizeof(info.disk_id)); /* header: identity */
+    storage->store_shards = shards;
+    return 0;
+}
+
+static int mount_shard_co(struct sl_target *target, unsigned number)
+{
+    char error[512];
+    struct sl_storage *storage = target->storage;
+    const struct sl_storage_disk *disk = sl_storage_disk_of(storage, number);
+    struct sl_store_config config =
+        config_of(target, (unsigned)(disk - storage->disks), number - disk->first_shard);
+    int result = sl_store_open_co(&config, &target->stores[number], error, sizeof(error));
+    if (result < 0) {
+        target->stores[number] = NULL;
+        sl_log_error("target", "storage '%s' cannot be opened: %s (%s)", disk->path, error,
+                     sl_error_name(result));
+        return result;
+    }
+    return target->cluster == NULL ? find_group_co(target, target->stores[number]) : 0;
+}
+
+static int store_mount_co(struct sl_target *target)
+{
+    struct sl_storage *storage = target->storage;
+    int error = place_shards_co(target);
+    for (unsigned number = target->reactor_index; error == 0 && number < storage->store_shards;
+         number += storage->config.reactor_count)
+        error = mount_shard_co(target, number);
+    if (error == 0)
+        error = sl_storage_learn(storage, target->reactor, storage->store_bytes);
+    if (error == 0)
+        memcpy(storage->info.storage_id, storage->disks[0].id, 16); /* header: identity */
     return error;
 }
 
@@ -223,12 +294,13 @@ static void store_report(const struct sl_target *target)
         struct sl_log_site site = {0}; /* asked for: no flood to be thinned */
         if (target->stores[i] == NULL)
             continue;
+        const struct sl_storage_disk *disk = sl_storage_disk_of(target->storage, i);
         sl_store_statistics(target->stores[i], &now);
         sl_log_line(&site, SL_LOG_INFO, "target",
                     "storage '%s', shard %u: %llu of %llu regions and %llu of %llu segments of log "
                     "free; %llu checkpoints; scrub: %llu blocks verified in %llu passes, %llu "
                     "damaged; %llu checksum errors in all",
-                    target->storage->path, i, (unsigned long long)now.slot_free_count,
+                    disk->path, i - disk->first_shard, (unsigned long long)now.slot_free_count,
                     (unsigned long long)now.slot_count, (unsigned long long)now.segment_free_count,
                     (unsigned long long)now.segment_count, (unsigned long long)now.checkpoint_count,
                     (unsigned long long)now.scrub_block_count,

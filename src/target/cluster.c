@@ -69,7 +69,7 @@ struct sl_replica *sl_cluster_find(struct sl_target_cluster *cluster, uint32_t g
 
 bool sl_cluster_is_here(const struct sl_target_cluster *cluster, uint32_t group, uint32_t *reactor)
 {
-    *reactor = group % cluster->shard_count % cluster->target->storage->config.reactor_count;
+    *reactor = group % cluster->target->storage->config.reactor_count;
     return *reactor == cluster->target->reactor_index;
 }
 
@@ -136,7 +136,7 @@ int sl_target_cluster_begin(struct sl_target *target, struct sl_fabric *fabric,
     target->cluster = cluster;
     if (error < 0) {
         sl_log_error("target", "storage '%s' cannot take part in a cluster: %s%s",
-                     target->storage->config.spec, sl_error_text(error),
+                     target->storage->name, sl_error_text(error),
                      error == -EOPNOTSUPP ? "; a disk of the store is needed: format one with "
                                             "`sluice disk format` and give --storage store:PATH"
                                           : "");
@@ -163,11 +163,64 @@ static void compare_with_file(struct sl_target_cluster *cluster)
                         "or, if the disk was replaced, add a new one with `sluice group "
                         "add-learner`",
                         group->id, (unsigned long long)group->replica,
-                        cluster->target->storage->config.spec);
+                        cluster->target->storage->name);
         else if (replica->id != group->replica)
             sl_log_info("target", "group %u: the disk has replica %016llx, not the first one",
                         group->id, (unsigned long long)replica->id);
     }
+}
+
+/* A group may lie in any shard of its reactor, and in one only. */
+static int check_place(struct sl_target_cluster *cluster, unsigned shard, uint32_t group)
+{
+    const struct sl_storage *storage = cluster->target->storage;
+    const char *path = sl_storage_disk_of(storage, shard)->path;
+    uint32_t reactor;
+    const struct sl_replica *other = sl_cluster_find(cluster, group);
+    if (!sl_cluster_is_here(cluster, group, &reactor)) {
+        sl_log_error("target",
+                     "group %u lies on '%s', which reactor %u serves now, and belongs to reactor "
+                     "%u: the number of reactors, or the order of --storage, is not as it was when "
+                     "the group was made: start as before",
+                     group, path, cluster->target->reactor_index, reactor);
+        return -EINVAL;
+    }
+    if (other != NULL) {
+        unsigned k = 0;
+        while (cluster->target->stores[k] != other->store)
+            k++;
+        sl_log_error("target",
+                     "group %u lies on '%s' (replica %016llx) and on '%s': one of these disks was "
+                     "away while the group was made anew; start without the one that is out of "
+                     "date (`sluice group status` of the other nodes says which replica counts)",
+                     group, sl_storage_disk_of(storage, k)->path, (unsigned long long)other->id,
+                     path);
+        return -EEXIST;
+    }
+    return 0;
+}
+
+static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, unsigned *opened)
+{
+    struct sl_store *store = cluster->target->stores[shard];
+    struct sl_store_group *group;
+    for (uint64_t after = 0; (group = sl_store_group_next(store, after)) != NULL;) {
+        struct sl_store_group_status status;
+        sl_store_group_status(group, &status);
+        after = status.group;
+        if (status.group > UINT32_MAX)
+            continue;
+        int error =
+            status.state_bytes > 0 ? check_place(cluster, shard, (uint32_t)status.group) : 0;
+        if (error < 0)
+            return error;
+        /* One that cannot be served does not keep the others from it. */
+        error = sl_replica_open_co(cluster, store, group);
+        *opened += error == 0;
+        if (error == -ENOMEM)
+            return error;
+    }
+    return 0;
 }
 
 int sl_cluster_open_groups_co(struct sl_target_cluster *cluster)
@@ -176,26 +229,17 @@ int sl_cluster_open_groups_co(struct sl_target_cluster *cluster)
     unsigned opened = 0;
     cluster->shard_count = target->storage->store_shards;
     cluster->entry_bytes_max = SL_TRANSFER_BYTES_MAX;
+    memcpy(cluster->disk_id, target->storage->info.storage_id, 16); /* header: identity */
     for (unsigned shard = 0; shard < SL_COUNT_OF(target->stores); shard++) {
-        struct sl_store *store = target->stores[shard];
-        struct sl_store_group *group;
         struct sl_store_info info;
-        if (store == NULL)
+        if (target->stores[shard] == NULL)
             continue;
-        sl_store_info(store, &info);
-        memcpy(cluster->disk_id, info.disk_id, sizeof(info.disk_id)); /* header: identity */
+        sl_store_info(target->stores[shard], &info);
         cluster->entry_bytes_max =
             sl_min(cluster->entry_bytes_max, info.entry_blocks_max * SL_BLOCK_BYTES);
-        for (uint64_t after = 0; (group = sl_store_group_next(store, after)) != NULL;) {
-            struct sl_store_group_status status;
-            sl_store_group_status(group, &status);
-            after = status.group;
-            /* One that cannot be served does not keep the others from it. */
-            int error = status.group <= UINT32_MAX ? sl_replica_open_co(cluster, store, group) : 0;
-            opened += error == 0;
-            if (error == -ENOMEM)
-                return error;
-        }
+        int error = open_groups_of_co(cluster, shard, &opened);
+        if (error < 0)
+            return error;
     }
     compare_with_file(cluster);
     sl_log_info("target", "node %u, reactor %u: %u groups", cluster->config.node,
@@ -236,14 +280,15 @@ void sl_cluster_store_failed_co(struct sl_replica *replica)
     }
 }
 
-void sl_cluster_checkpointing(void *context)
+void sl_cluster_checkpointing(void *context, struct sl_store *store)
 {
     struct sl_target_cluster *cluster = context;
     sl_list_for_each(node, &cluster->replicas)
     {
         struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
         struct sl_store_group_status status;
-        if (!replica->opened || replica->copying != 0)
+        /* Those of other stores may be closed already. */
+        if (replica->store != store || !replica->opened || replica->copying != 0)
             continue;
         sl_store_group_status(replica->log, &status);
         if (sl_session_index(replica->sessions).value > status.state_index)

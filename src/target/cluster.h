@@ -43,10 +43,10 @@ struct sl_cluster_peer {
     char address[SL_ADDRESS_BYTES_MAX];
     bool known;      /* it has told what follows */
     bool complained; /* that it can not be reached, since it last was */
-    uint32_t reactor_count, shard_count;
-    struct sl_peer_connection connections[SL_DISK_SHARDS_MAX]; /* reactors serve whole shards */
+    uint32_t reactor_count;
+    struct sl_peer_connection connections[SL_STORAGE_SHARDS_MAX]; /* reactors serve whole shards */
     /* Who last came in under this node's number. */
-    uint8_t disk_id[16];
+    uint8_t disk_id[16]; /* its first disk */
     uint64_t instance;
     struct sl_connection *incoming; /* newest that said hello; compared, never followed */
 };
@@ -63,8 +63,8 @@ struct sl_target_cluster {
     struct sl_cluster_peer *peers;
     unsigned peer_count;
     uint32_t shard_count;
-    uint8_t disk_id[16];
-    uint32_t entry_bytes_max; /* one write: of what the log of the disk takes */
+    uint8_t disk_id[16];      /* the first one */
+    uint32_t entry_bytes_max; /* one write: of what the log of each disk takes */
     uint64_t clock_ns;        /* last told to a core */
     unsigned pending;
     struct sl_wait_queue idle; /* pending has become 0 */
@@ -187,7 +187,7 @@ int sl_cluster_open_groups_co(struct sl_target_cluster *cluster);
 /* A log write failed: the replica ends, and with it all others on a store that has failed. */
 void sl_cluster_store_failed_co(struct sl_replica *replica);
 /* Before a checkpoint: the replicas of this cluster on `store` set their states. */
-void sl_cluster_checkpointing(void *context);
+void sl_cluster_checkpointing(void *context, struct sl_store *store);
 /* A beat's answer asks every group for a step. */
 void sl_cluster_tick_all(struct sl_target_cluster *cluster);
 /* After the stores are closed. Takes NULL. */

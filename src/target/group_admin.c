@@ -36,10 +36,51 @@ static int check_create(const struct sl_target_cluster *cluster, const struct sl
     return has_self && (config->count == 0 || sl_raft_config_is_sound(config)) ? 0 : -EINVAL;
 }
 
+/* What a shard has that no group was promised; below 0: it is promised more than once. */
+static int64_t unpromised_bytes(const struct sl_target_cluster *cluster,
+                                const struct sl_store *store)
+{
+    struct sl_store_info info;
+    sl_store_info(store, &info);
+    int64_t bytes = (int64_t)info.data_bytes;
+    sl_list_for_each(node, &cluster->replicas)
+    {
+        const struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
+        bytes -= replica->store == store ? (int64_t)replica->size_bytes : 0;
+    }
+    return bytes;
+}
+
+/* Where a group lies, or is to be made: of this reactor's shards that work the one with most room.
+ * Of each disk one of them is preferred, so that a group is on its reactor also after the number of
+ * reactors was changed (to one that divides the shards of each disk). */
+static struct sl_store *choose_store(struct sl_target_cluster *cluster, uint32_t group)
+{
+    const struct sl_target *target = cluster->target;
+    struct sl_store *best = NULL;
+    unsigned best_rank = 0;
+    int64_t best_bytes = 0;
+    for (unsigned i = target->reactor_index; i < cluster->shard_count;
+         i += target->storage->config.reactor_count) {
+        struct sl_store *store = target->stores[i];
+        unsigned shards = sl_storage_disk_of(target->storage, i)->shard_count;
+        unsigned rank = sl_store_failed(store) != 0 ? 0 : i % shards == group % shards ? 2 : 1;
+        int64_t bytes = unpromised_bytes(cluster, store);
+        if (sl_store_group_find(store, group) != NULL)
+            return store;
+        if (best == NULL || rank > best_rank || (rank == best_rank && bytes > best_bytes)) {
+            best = store;
+            best_rank = rank;
+            best_bytes = bytes;
+        }
+    }
+    return best;
+}
+
 static int create_locked_co(struct sl_target_cluster *cluster, const struct sl_group_admin *admin,
                             const struct sl_raft_config *config)
 {
-    struct sl_store *store = cluster->target->stores[admin->group % cluster->shard_count];
+    struct sl_store *store = choose_store(cluster, admin->group);
     struct sl_store_group *log = sl_store_group_find(store, admin->group);
     struct sl_store_group_status status = {0};
     int error = 0;

@@ -51,8 +51,9 @@ static int check_hello(const struct sl_target_cluster *cluster, uint32_t node,
 {
     const struct sl_capsule_raft_hello *hello = (const void *)capsule;
     if (hello->header.length_bytes < sizeof(*hello) || hello->op != SL_RAFT_OP_HELLO ||
-        hello->reactor_count == 0 || hello->reactor_count > SL_DISK_SHARDS_MAX ||
-        hello->shard_count == 0 || hello->shard_count > SL_DISK_SHARDS_MAX)
+        hello->reactor_count == 0 || hello->shard_count == 0 ||
+        hello->shard_count > SL_STORAGE_SHARDS_MAX ||
+        hello->shard_count % hello->reactor_count != 0)
         return -SL_E_PROTOCOL;
     if (memcmp(hello->cluster_id, cluster->config.cluster_id, 16) != 0)
         return -EXDEV;
@@ -83,10 +84,8 @@ static void learn(struct sl_cluster_peer *peer, const union sl_capsule *capsule)
     const struct sl_target_cluster *cluster = peer->cluster;
     peer->known = true;
     peer->reactor_count = hello->reactor_count;
-    peer->shard_count = hello->shard_count;
     /* A shared heartbeat needs the same groups on one reactor at both ends. */
-    bool same = peer->reactor_count == cluster->target->storage->config.reactor_count &&
-                peer->shard_count == cluster->shard_count;
+    bool same = peer->reactor_count == cluster->target->storage->config.reactor_count;
     if (sl_raft_links_allow(cluster->links, peer->node, same))
         sl_cluster_tick_all(peer->cluster);
 }
@@ -182,7 +181,7 @@ struct sl_cluster_peer *sl_peer_find(struct sl_target_cluster *cluster, uint32_t
 
 uint32_t sl_peer_reactor(const struct sl_cluster_peer *peer, uint32_t group)
 {
-    return peer->known ? group % peer->shard_count % peer->reactor_count : 0;
+    return peer->known ? group % peer->reactor_count : 0;
 }
 
 /* ---- heartbeats of all groups together ---- */
@@ -234,7 +233,7 @@ int sl_peers_start(struct sl_target_cluster *cluster)
 {
     int error = 0;
     for (unsigned i = 0; i < cluster->peer_count && error == 0; i++) {
-        for (unsigned k = 0; k < SL_DISK_SHARDS_MAX; k++)
+        for (unsigned k = 0; k < SL_STORAGE_SHARDS_MAX; k++)
             sl_wait_queue_init(&cluster->peers[i].connections[k].changed);
         (void)sl_peer_connect(&cluster->peers[i], 0);
         error = sl_cluster_spawn(cluster, beats_co, &cluster->peers[i]);

@@ -47,16 +47,27 @@ extern const struct backend_ops sl_backend_mem;
 extern const struct backend_ops sl_backend_disk;
 extern const struct backend_ops sl_backend_store;
 
-struct sl_storage {
-    struct sl_storage_config config; /* `spec` is owned */
-    bool in_memory;
+/* One of several that a storage may have. store: its shards follow those of the disks before it; of
+ * all shards of the storage together, number n belongs to reactor n mod (reactors). */
+struct sl_storage_disk {
     char path[SL_STORAGE_PATH_BYTES_MAX];
+    struct sl_disk *first; /* reactor 0's: the others share its open file and so its lock */
+    uint8_t id[16];        /* store, once mounted */
+    unsigned first_shard, shard_count;
+};
+
+struct sl_storage {
+    struct sl_storage_config config; /* `spec` is owned, `more` is NULL */
+    char *name;                      /* all specs */
+    bool in_memory;
+    struct sl_storage_disk disks[SL_STORAGE_DISKS_MAX];
+    unsigned disk_count;         /* mem: one, without a path */
     struct sl_storage_info info; /* the capacity is known once the first target was created */
     const struct backend_ops *backend;
     struct sl_block_table blocks;
-    struct sl_disk *first_disk; /* reactor 0's: the others share its open file and so its lock */
-    unsigned store_shards;      /* store: of the disk */
-    bool sidecar;               /* a regular file: checksums are kept beside it between runs */
+    unsigned store_shards; /* store: of all disks; 0: not known yet */
+    uint64_t store_bytes;
+    bool sidecar; /* a regular file: checksums are kept beside it between runs */
 };
 
 struct sl_target {
@@ -66,11 +77,11 @@ struct sl_target {
     struct sl_io *io;
     struct sl_memory *memory;
     struct sl_block_waiters waiters;
-    uint32_t alignment_bytes; /* of memory, for the backend */
-    struct sl_region *region; /* mem: this reactor's shards */
-    struct sl_disk *disk;     /* disk, store */
-    struct sl_disk_info disk_info;
-    struct sl_store *stores[SL_DISK_SHARDS_MAX]; /* store: this reactor's shards */
+    uint32_t alignment_bytes;                    /* of memory, for the backend */
+    struct sl_region *region;                    /* mem: this reactor's shards */
+    struct sl_disk *disks[SL_STORAGE_DISKS_MAX]; /* disk: the first; store */
+    struct sl_disk_info disk_infos[SL_STORAGE_DISKS_MAX];
+    struct sl_store *stores[SL_STORAGE_SHARDS_MAX]; /* store: this reactor's, by number of shard */
     struct sl_pool serves;
     struct sl_list peers; /* connections, oldest first */
     struct sl_wait_queue peers_changed;
@@ -85,9 +96,12 @@ int sl_storage_learn(struct sl_storage *storage, struct sl_reactor *reactor,
 /* The last I/O has ended, and the lock is still ours: keeps the checksums for the next run. */
 void sl_storage_settle(struct sl_storage *storage);
 
-/* backend_disk.c: the file or device, shared by the storage's reactors; logs why not. */
-int sl_target_disk_open(struct sl_target *target, struct sl_disk_info *info);
-void sl_target_disk_close(struct sl_target *target);
+/* backend_disk.c: a file or device, shared by the storage's reactors; logs why not. */
+int sl_target_disk_open(struct sl_target *target, unsigned number);
+void sl_target_disk_close(struct sl_target *target, unsigned number);
+
+/* backend_store.c: the disk of a shard of the storage. */
+const struct sl_storage_disk *sl_storage_disk_of(const struct sl_storage *storage, unsigned shard);
 
 /* target.c */
 /* As sl_target_execute_co() of a write from the beginning of a buffer of ours, which goes on being

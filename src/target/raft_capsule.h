@@ -56,12 +56,12 @@ struct sl_capsule_raft_hello {
     uint32_t node;          /* 36 the sender's */
     uint32_t to_node;       /* 40 who it means to talk to */
     uint32_t reactor_count; /* 44 of the sender */
-    uint32_t shard_count; /* 48 of the sender's disk: group g lies in shard g mod shards, on reactor
-                             shard mod reactors */
-    uint32_t reserved2;   /* 52 */
-    uint64_t instance;    /* 56 of the sender's process */
+    uint32_t shard_count;   /* 48 of all its disks, a multiple of its reactors: group g is reactor g
+                               mod reactors' */
+    uint32_t reserved2;     /* 52 */
+    uint64_t instance;      /* 56 of the sender's process */
     uint8_t cluster_id[16]; /* 64 */
-    uint8_t disk_id[16];    /* 80 of the sender */
+    uint8_t disk_id[16];    /* 80 of the sender's first disk */
 };
 _Static_assert(sizeof(struct sl_capsule_raft_hello) == 96, "wire.md: hello of a target");
 

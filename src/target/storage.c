@@ -42,13 +42,13 @@ _Static_assert(sizeof(struct sidecar_header) == 64, "disk-format.md: checksum fi
 static void sidecar_path(const struct sl_storage *storage, const char *suffix, char *path,
                          size_t bytes)
 {
-    snprintf(path, bytes, "%s.sluice-crc%s", storage->path, suffix);
+    snprintf(path, bytes, "%s.sluice-crc%s", storage->disks[0].path, suffix);
 }
 
 static int describe_file(const struct sl_storage *storage, struct sidecar_header *header)
 {
     struct stat status;
-    if (stat(storage->path, &status) != 0)
+    if (stat(storage->disks[0].path, &status) != 0)
         return -errno;
     header->file_bytes = (uint64_t)status.st_size;
     header->modified_ns =
@@ -156,44 +156,67 @@ static void sidecar_save(struct sl_storage *storage, bool clean)
     unlink(path); /* better none than one that no longer holds */
 }
 
-static int parse_spec(struct sl_storage *storage, char *error, size_t error_bytes)
+static int parse_memory(struct sl_storage *storage, const char *spec, char *error,
+                        size_t error_bytes)
 {
-    const char *spec = storage->config.spec;
-    if (strncmp(spec, "mem:", 4) == 0) {
-        uint64_t bytes;
-        if (sl_size_parse(spec + 4, &bytes) < 0 || bytes < SL_BLOCK_BYTES) {
-            snprintf(error, error_bytes,
-                     "--storage %s: not a size of at least 4 KiB, such as mem:256M", spec);
-            return -EINVAL;
-        }
-        storage->in_memory = true;
-        storage->backend = &sl_backend_mem;
-        if (storage->config.size_bytes == 0)
-            storage->config.size_bytes = sl_align_down(bytes, SL_BLOCK_BYTES);
-        return 0;
+    uint64_t bytes;
+    if (sl_size_parse(spec + 4, &bytes) < 0 || bytes < SL_BLOCK_BYTES) {
+        snprintf(error, error_bytes, "--storage %s: not a size of at least 4 KiB, such as mem:256M",
+                 spec);
+        return -EINVAL;
     }
+    storage->in_memory = true;
+    storage->backend = &sl_backend_mem;
+    if (storage->config.size_bytes == 0)
+        storage->config.size_bytes = sl_align_down(bytes, SL_BLOCK_BYTES);
+    return 0;
+}
+
+static int parse_spec(struct sl_storage *storage, const char *spec, char *error, size_t error_bytes)
+{
     bool is_store = strncmp(spec, "store:", 6) == 0;
+    struct sl_storage_disk *disk = &storage->disks[storage->disk_count++];
+    if (storage->config.more_count > 0 && !is_store) {
+        snprintf(error, error_bytes,
+                 "--storage '%s': a target with several disks has disks of the store only: "
+                 "store:PATH (see sluice disk)",
+                 spec);
+        return -EINVAL;
+    }
+    if (strncmp(spec, "mem:", 4) == 0)
+        return parse_memory(storage, spec, error, error_bytes);
     const char *path = is_store ? spec + 6 : strncmp(spec, "file:", 5) == 0 ? spec + 5 : spec;
-    if (path[0] == '\0' || strlen(path) >= sizeof(storage->path)) {
+    if (path[0] == '\0' || strlen(path) >= sizeof(disk->path)) {
         snprintf(error, error_bytes,
                  "--storage '%s': mem:SIZE, store:PATH, file:PATH or the path of a block device is "
                  "meant",
                  spec);
         return -EINVAL;
     }
-    snprintf(storage->path, sizeof(storage->path), "%s", path);
+    snprintf(disk->path, sizeof(disk->path), "%s", path);
     storage->backend = is_store ? &sl_backend_store : &sl_backend_disk;
     /* The store has its own, on disk. */
     storage->config.checksums = storage->config.checksums && !is_store;
     return 0;
 }
 
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat first, second;
+    if (strcmp(a, b) == 0)
+        return true;
+    if (stat(a, &first) != 0 || stat(b, &second) != 0)
+        return false;
+    if (S_ISBLK(first.st_mode) && S_ISBLK(second.st_mode))
+        return first.st_rdev == second.st_rdev;
+    return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
 /* The usual mistakes, in words. What the seam's disk finds later is explained in
  * sl_target_create(). */
-static int check_file(struct sl_storage *storage, char *error, size_t error_bytes)
+static int check_file(struct sl_storage *storage, const char *path, char *error, size_t error_bytes)
 {
     struct stat status;
-    const char *path = storage->path;
     if (stat(path, &status) != 0) {
         int code = -errno;
         snprintf(error, error_bytes,
@@ -227,6 +250,36 @@ static int check_file(struct sl_storage *storage, char *error, size_t error_byte
     return 0;
 }
 
+static int take_disk(struct sl_storage *storage, const char *spec, char *error, size_t error_bytes)
+{
+    int code = parse_spec(storage, spec, error, error_bytes);
+    const char *path = storage->disks[storage->disk_count - 1].path;
+    /* Names that begin with "sim:" exist in the simulator's seam only. */
+    if (code == 0 && !storage->in_memory && strncmp(path, "sim:", 4) != 0)
+        code = check_file(storage, path, error, error_bytes);
+    for (unsigned i = 0; code == 0 && i + 1 < storage->disk_count; i++) {
+        if (is_same_file(storage->disks[i].path, path)) {
+            snprintf(error, error_bytes, "--storage: '%s' and '%s' are one disk: give it once",
+                     storage->disks[i].path, path);
+            code = -EEXIST;
+        }
+    }
+    return code;
+}
+
+/* Specs with commas between. */
+static char *name_of(const struct sl_storage_config *config)
+{
+    size_t bytes = strlen(config->spec) + 1;
+    for (unsigned i = 0; i < config->more_count; i++)
+        bytes += strlen(config->more[i]) + 2;
+    char *name = malloc(bytes);
+    size_t at = name != NULL ? (size_t)snprintf(name, bytes, "%s", config->spec) : 0;
+    for (unsigned i = 0; name != NULL && i < config->more_count; i++)
+        at += (size_t)snprintf(name + at, bytes - at, ", %s", config->more[i]);
+    return name;
+}
+
 int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **result, char *error,
                     size_t error_bytes)
 {
@@ -236,15 +289,20 @@ int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **
         return -ENOMEM;
     storage->config = *config;
     storage->config.spec = strdup(config->spec);
+    storage->config.more = NULL; /* the caller's; what is needed of it is in the disks */
     storage->config.size_bytes = sl_align_down(config->size_bytes, SL_BLOCK_BYTES);
     storage->info.read_only = config->read_only;
-    int code = storage->config.spec == NULL ? -ENOMEM : parse_spec(storage, error, error_bytes);
-    /* Names that begin with "sim:" exist in the simulator's seam only. */
-    if (code == 0 && !storage->in_memory && strncmp(storage->path, "sim:", 4) != 0)
-        code = check_file(storage, error, error_bytes);
+    storage->name = name_of(config);
+    int code = storage->config.spec == NULL || storage->name == NULL ? -ENOMEM : 0;
+    if (config->more_count >= SL_STORAGE_DISKS_MAX) {
+        snprintf(error, error_bytes, "--storage: %u disks; a target has at most %u",
+                 config->more_count + 1, SL_STORAGE_DISKS_MAX);
+        code = -EINVAL;
+    }
+    for (unsigned i = 0; code == 0 && i <= config->more_count; i++)
+        code = take_disk(storage, i == 0 ? config->spec : config->more[i - 1], error, error_bytes);
     if (code < 0) {
-        free((char *)storage->config.spec);
-        free(storage);
+        sl_storage_close(storage);
         return code;
     }
     *result = storage;
@@ -276,6 +334,11 @@ const struct sl_storage_info *sl_storage_info(const struct sl_storage *storage)
     return &storage->info;
 }
 
+const char *sl_storage_name(const struct sl_storage *storage)
+{
+    return storage->name;
+}
+
 void sl_storage_settle(struct sl_storage *storage)
 {
     if (storage->sidecar && storage->blocks.block_count != 0)
@@ -288,5 +351,6 @@ void sl_storage_close(struct sl_storage *storage)
         return;
     sl_block_table_destroy(&storage->blocks);
     free((char *)storage->config.spec);
+    free(storage->name);
     free(storage);
 }

@@ -19,12 +19,19 @@
 /* As a chunk of the coming store: 16 MiB. */
 #define SL_SHARD_BYTES (16 * SL_MIB)
 
+/* Of one target; and their shards together, of which reactors serve whole ones. */
+#define SL_STORAGE_DISKS_MAX  16u
+#define SL_STORAGE_SHARDS_MAX 64u
+
 struct sl_storage;
 struct sl_target;
 struct sl_inject;
 
 struct sl_storage_config {
-    const char *spec;    /* "mem:SIZE", "store:PATH" (formatted), "file:PATH", "PATH" of a device */
+    const char *spec; /* "mem:SIZE", "store:PATH" (formatted), "file:PATH", "PATH" of a device */
+    /* Further disks, all "store:PATH" as then the first one is: in a cluster only. */
+    const char *const *more;
+    unsigned more_count;
     uint64_t size_bytes; /* 0 = all; more than the file has: -ENOSPC */
     unsigned reactor_count;
     bool read_only;
@@ -47,6 +54,8 @@ struct sl_storage_info {
 int sl_storage_open(const struct sl_storage_config *config, struct sl_storage **storage,
                     char *error, size_t error_bytes);
 const struct sl_storage_info *sl_storage_info(const struct sl_storage *storage);
+/* As it was given, for people: all of its disks. */
+const char *sl_storage_name(const struct sl_storage *storage);
 /* After every target of it was destroyed. Takes NULL. */
 void sl_storage_close(struct sl_storage *storage);
 

@@ -7,6 +7,8 @@ initiator's validity test load a volume, while nodes are killed, stopped, starte
 a majority is there, and every block is checked at the end.
 
     cluster_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [NAME]"""
+import os
+import re
 import sys
 import time
 
@@ -199,8 +201,53 @@ def test_members(programs):
         verify(programs, world)
 
 
+def test_disks(programs):
+    """Two disks a node, each with a reactor of its own: both have groups; a list of disks that does not fit is refused."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world, reactors=2, disks=2, groups=4)
+        first, second = cluster.disk(1), cluster.disk(1, 1)
+        journal = load(programs, world)
+        cluster.kill(1)
+        journal.progress(40, HANG)
+        for path in (first, second):
+            text = cluster.run("disk", "inspect", path)
+            expect(len(set(re.findall(r"group (\d+): log behind", text))) == 2, text)
+
+        def refused(disks, *words):
+            cluster.start(1, disks=disks)
+            target = cluster.targets.pop(1)
+            world.forget(target)
+            status = target.process.wait(60 * SLOW)
+            expect(status == 1 and all(word in target.text() for word in words), f"{disks}: {status}:\n{target.text()}")
+
+        refused([second, first], "the order of --storage", first)
+        refused([first], "number of reactors")
+        refused([first, first], "are one disk")
+        refused([first, f"{world.directory}/none"], f"{world.directory}/none", "No such file")
+        for superblock in (0, 65536):
+            turn(second, superblock + 100)
+        refused([first, second], f"storage '{second}'", "checksum is wrong")
+        for superblock in (0, 65536):
+            turn(second, superblock + 100)
+        cluster.start(1)
+        cluster.ready(1)
+        journal.progress(40, HANG)
+        journal.finish()
+        cluster.wait_equal()
+        verify(programs, world)
+
+
+def turn(path, at):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 16]))
+        os.fsync(file.fileno())
+
+
 TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,
-         test_members]
+         test_members, test_disks]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

@@ -26,9 +26,9 @@ def free_ports(count):
 class Cluster:
     """Nodes are numbered from 1. `spare`: nodes of the file that no group begins on."""
 
-    def __init__(self, world, sluice, nodes=3, replicas=3, groups=2, volumes=("vm=64M",), spare=0, reactors=1,
+    def __init__(self, world, sluice, nodes=3, replicas=3, groups=2, volumes=("vm=64M",), spare=0, reactors=1, disks=1,
                  addresses=None, key=None, prefix=lambda node: []):
-        self.world, self.sluice, self.reactors = world, sluice, reactors
+        self.world, self.sluice, self.reactors, self.disks = world, sluice, reactors, disks
         self.file = f"{world.directory}/cluster.json"
         self.nodes = range(1, nodes + spare + 1)
         self.targets, self.gateway = {}, None
@@ -61,19 +61,23 @@ class Cluster:
 
     # ---- targets ----
 
-    def disk(self, node):
-        return f"{self.world.directory}/disk{node}"
+    def disk(self, node, number=0):
+        return f"{self.world.directory}/disk{node}" + (f".{number}" if number > 0 else "")
 
     def format(self, node):
-        if os.path.exists(self.disk(node)):
-            os.unlink(self.disk(node))
-        self.world.file(f"disk{node}", DISK)
-        self.run("disk", "format", "--shards", self.reactors, "--log", "128M", self.disk(node))
+        for number in range(self.disks):
+            path = self.disk(node, number)
+            if os.path.exists(path):
+                os.unlink(path)
+            self.world.file(os.path.basename(path), DISK // self.disks)
+            self.run("disk", "format", "--shards", max(1, self.reactors // self.disks), "--log",
+                     f"{128 // self.disks}M", path)
 
-    def start(self, node, *more):
+    def start(self, node, *more, disks=None):
+        paths = disks or [self.disk(node, number) for number in range(self.disks)]
         self.targets[node] = self.world.serve(f"node{node}-", [
             *self.prefix(node), self.world.target_program, "-d", "tcp", "--cluster", self.file, "--node", node, "--reactors", self.reactors,
-            "--storage", f"store:{self.disk(node)}", *more])
+            *[part for path in paths for part in ("--storage", f"store:{path}")], *more])
 
     def ready(self, node):
         self.targets[node].wait_for(r"ready: .* at (\S+)", timeout=60)

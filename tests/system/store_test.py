@@ -119,6 +119,9 @@ def test_refusals(programs):
         refused(f"store:{plain}", "sluice disk format")
         path = formatted(world)
         refused(f"store:{path}", "number of reactors", "--reactors", "2")
+        process = subprocess.run([programs[0], "--storage", f"store:{path}", "--storage", f"store:{plain}"],
+                                 capture_output=True, text=True, timeout=60)
+        expect(process.returncode == 2 and "needs --cluster" in process.stderr, process.stderr)
         for superblock in (0, 65536):
             turn(path, superblock + 100)
         refused(f"store:{path}", "checksum is wrong")

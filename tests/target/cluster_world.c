@@ -3,6 +3,14 @@
 
 /* ---- nodes ---- */
 
+static const char *const disk_specs[WORLD_DISKS] = {"store:sim:disk", "store:sim:disk1",
+                                                    "store:sim:disk2"};
+
+const char *disk_path(unsigned disk)
+{
+    return disk_specs[disk] + strlen("store:");
+}
+
 static struct sl_fabric *world_fabric(struct cluster_node *node, bool serving)
 {
     struct sl_fabric *fabric = NULL;
@@ -27,7 +35,10 @@ static void node_life_co(void *argument)
     struct cluster_world *world = node->world;
     char error[512];
     void *owners[1];
-    struct sl_storage_config storage = {.spec = "store:" DISK_PATH, .reactor_count = 1};
+    struct sl_storage_config storage = {.spec = world->specs[0],
+                                        .more = world->specs + 1,
+                                        .more_count = world->disk_count - 1,
+                                        .reactor_count = 1};
     struct sl_target_cluster_config config = {.node = node->number,
                                               .instance = sl_reactor_random_u64(node->node.reactor),
                                               .node_count = world->node_count,
@@ -89,8 +100,8 @@ void node_start(struct cluster_world *world, unsigned number)
 void node_end(struct cluster_world *world, unsigned number, bool crash)
 {
     struct cluster_node *node = &world->nodes[number];
-    if (crash)
-        assert_int_equal(sl_sim_disk_crash(world->sim, node->name, DISK_PATH), 0);
+    for (unsigned i = 0; i < world->disk_count && crash; i++)
+        assert_int_equal(sl_sim_disk_crash(world->sim, node->name, disk_path(i)), 0);
     node->stop = true;
     if (!sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + 600 * SL_NS_PER_S, node_is_done,
                           node))
@@ -99,9 +110,8 @@ void node_end(struct cluster_world *world, unsigned number, bool crash)
     node->up = false;
 }
 
-static void node_format_co(void *argument)
+static void format_disk_co(struct cluster_node *node, unsigned number)
 {
-    struct cluster_node *node = argument;
     struct sl_disk_options options = {.exclusive = true};
     struct sl_disk_info info;
     struct sl_disk *disk;
@@ -114,11 +124,18 @@ static void node_format_co(void *argument)
     };
     sl_reactor_random(node->node.reactor, format.disk_id, 16);
     memcpy(format.cluster_id, node->world->cluster_id, 16);
-    assert_int_equal(sl_disk_open(node->node.io, DISK_PATH, &options, &info, &disk), 0);
+    assert_int_equal(sl_disk_open(node->node.io, disk_path(number), &options, &info, &disk), 0);
     int result = sl_store_format_co(disk, &info, node->node.memory, &format, error, sizeof(error));
     if (result < 0)
         fail_msg("format: %s", error);
     sl_disk_close(disk);
+}
+
+static void node_format_co(void *argument)
+{
+    struct cluster_node *node = argument;
+    for (unsigned i = 0; i < node->world->disk_count; i++)
+        format_disk_co(node, i);
     node->done = true;
 }
 
@@ -409,8 +426,15 @@ void world_wait(struct cluster_world *world, uint64_t duration_ns)
 
 void world_open(struct cluster_world *world, uint64_t seed, unsigned node_count)
 {
+    world_open_disks(world, seed, node_count, 1);
+}
+
+void world_open_disks(struct cluster_world *world, uint64_t seed, unsigned node_count,
+                      unsigned disk_count)
+{
     struct sl_sim_config config = {.seed = seed};
     struct cluster_world fresh = {.node_count = node_count,
+                                  .disk_count = disk_count,
                                   .disk_bytes = 128 * SL_MIB,
                                   .segment_bytes = 4 * SL_MIB,
                                   .segment_count = 8,
@@ -418,6 +442,7 @@ void world_open(struct cluster_world *world, uint64_t seed, unsigned node_count)
                                   .session = 0x77,
                                   .cluster_id = "cluster of tests"};
     *world = fresh;
+    memcpy(world->specs, disk_specs, sizeof(disk_specs));
     assert_int_equal(sl_sim_create(&config, &world->sim), 0);
     for (unsigned i = 1; i <= node_count; i++) {
         struct cluster_node *node = &world->nodes[i];
@@ -426,8 +451,9 @@ void world_open(struct cluster_world *world, uint64_t seed, unsigned node_count)
         snprintf(node->name, sizeof(node->name), "node%u", i);
         snprintf(node->address, sizeof(node->address), "node%u:7600", i);
         world->addresses[i - 1] = (struct sl_target_cluster_node){i, node->address};
-        assert_int_equal(sl_sim_disk_create(world->sim, node->name, DISK_PATH, world->disk_bytes),
-                         0);
+        for (unsigned k = 0; k < disk_count; k++)
+            assert_int_equal(
+                sl_sim_disk_create(world->sim, node->name, disk_path(k), world->disk_bytes), 0);
         node_format(world, i);
     }
     assert_int_equal(sl_sim_node_open(world->sim, "client", 0, 32 * SL_MIB, &world->client), 0);

@@ -21,7 +21,8 @@
 #include "target/cluster.h"
 
 #define WORLD_NODES  5
-#define DISK_PATH    "sim:disk"
+#define DISK_PATH    "sim:disk" /* the first; the others: disk_path() */
+#define WORLD_DISKS  3
 #define GROUP        7u
 #define VOLUME       3u
 #define GROUP_BYTES  (4 * SL_CHUNK_BYTES)
@@ -48,6 +49,8 @@ struct cluster_world {
     unsigned node_count;
     struct cluster_node nodes[WORLD_NODES + 1]; /* by number */
     struct sl_target_cluster_node addresses[WORLD_NODES];
+    unsigned disk_count;            /* of each node */
+    const char *specs[WORLD_DISKS]; /* as the nodes are given them */
     uint64_t disk_bytes, segment_bytes;
     unsigned segment_count;
     /* the client */
@@ -96,7 +99,10 @@ int client_status_co(struct cluster_world *world, unsigned number,
 /* The client does `body_co`, to its end. */
 void world_run(struct cluster_world *world, void (*body_co)(struct cluster_world *world));
 void world_wait(struct cluster_world *world, uint64_t duration_ns);
+const char *disk_path(unsigned disk);
 void world_open(struct cluster_world *world, uint64_t seed, unsigned node_count);
+void world_open_disks(struct cluster_world *world, uint64_t seed, unsigned node_count,
+                      unsigned disk_count);
 void world_close(struct cluster_world *world);
 void world_create_group_co(struct cluster_world *world);
 void world_attach_co(struct cluster_world *world);

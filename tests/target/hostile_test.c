@@ -82,8 +82,12 @@ static void hellos_co(struct cluster_world *world)
     assert_int_equal(send_co(world, 1, &request, false, &reply), -ENOENT);
     hello_of(world, &request, 2); /* another disk, while the real node 2 is connected */
     assert_int_equal(send_co(world, 1, &request, false, &reply), -EEXIST);
-    hello_of(world, &request, 3)->shard_count = 1000;
-    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    static const uint32_t counts[][2] = {{1, 1000}, {1, 0}, {0, 1}, {2, 3}, {65, 65}, {2, 1}};
+    for (unsigned i = 0; i < SL_COUNT_OF(counts); i++) {
+        hello_of(world, &request, 3)->reactor_count = counts[i][0];
+        ((struct sl_capsule_raft_hello *)(void *)&request)->shard_count = counts[i][1];
+        assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    }
     hang_up_co();
 }
 
