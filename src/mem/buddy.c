@@ -41,15 +41,6 @@ int sl_buddy_arena_add(struct sl_buddy *buddy, struct sl_buddy_arena *arena, uin
     return 0;
 }
 
-bool sl_buddy_arena_is_free(const struct sl_buddy_arena *arena)
-{
-    for (uint32_t i = 0; i < arena->page_count; i += SL_BUDDY_BLOCK_PAGES) {
-        if (arena->pages[i].free_order != SL_BUDDY_ORDERS)
-            return false;
-    }
-    return true;
-}
-
 void sl_buddy_arena_move(struct sl_buddy *from, struct sl_buddy *to, struct sl_buddy_arena *arena)
 {
     for (uint32_t i = 0; i < arena->page_count; i += SL_BUDDY_BLOCK_PAGES) {

@@ -36,7 +36,6 @@ int sl_buddy_arena_add(struct sl_buddy *buddy, struct sl_buddy_arena *arena, uin
                        void *owner);
 /* All of its pages must be free. */
 void sl_buddy_arena_remove(struct sl_buddy *buddy, struct sl_buddy_arena *arena);
-bool sl_buddy_arena_is_free(const struct sl_buddy_arena *arena);
 /* All of its pages must be free: they are `to`'s from now on. */
 void sl_buddy_arena_move(struct sl_buddy *from, struct sl_buddy *to, struct sl_buddy_arena *arena);
 /* `page_count` pages in a row, 1 … SL_BUDDY_BLOCK_PAGES. False: no free block is large enough. */

@@ -9,7 +9,8 @@
  * Small buffers and large ones have arenas of their own. Buffers of receives stay, and move about
  * as each goes on with a request and another takes its place: after a while one of them would lie
  * in every MiB, and a large buffer would find no room in memory that is nearly all free. Each kind
- * can have most of the limit, and a part of it always; arenas that are all free change over.
+ * can have most of the limit, and a part of it always; arenas that are all free change over. What
+ * one kind takes leaves the other the reserves of what that one has in use.
  * Owned by one reactor.
  */
 #include "mem/memory.h"
@@ -48,6 +49,7 @@ struct sl_arena {
     struct sl_buddy_arena buddy;
     struct sl_region *region;
     enum kind kind;
+    uint64_t used_bytes;
 };
 
 struct waiter {
@@ -61,6 +63,7 @@ struct waiter {
 struct part {
     struct sl_buddy buddy;
     uint64_t arena_bytes, used_bytes;
+    uint64_t idle_bytes; /* arenas that are all free */
     struct sl_list waiters[SL_RESERVE_COUNT];
 };
 
@@ -165,30 +168,45 @@ static enum kind kind_of(uint32_t length_bytes)
     return length_bytes <= SMALL_BYTES_MAX ? SMALL : LARGE;
 }
 
-/* What arenas of that kind may take, as the other one is now. */
-static uint64_t part_limit(const struct sl_memory *memory, enum kind kind)
-{
-    uint64_t other = memory->parts[kind == SMALL ? LARGE : SMALL].arena_bytes;
-    return memory->config.limit_bytes - sl_max(other, memory->own_bytes);
-}
+/* Of a limit, what may be used after an allocation of the reserve. */
+static const unsigned eighths[SL_RESERVE_COUNT] = {
+    [SL_RESERVE_ADMISSION] = 6, [SL_RESERVE_INTAKE] = 7, [SL_RESERVE_CHECKPOINT] = 8};
 
-/* Most of `limit` that may be used after an allocation of the reserve. */
 static uint64_t share(uint64_t limit, enum sl_memory_reserve reserve)
 {
-    static const unsigned eighths[SL_RESERVE_COUNT] = {
-        [SL_RESERVE_ADMISSION] = 6, [SL_RESERVE_INTAKE] = 7, [SL_RESERVE_CHECKPOINT] = 8};
     return limit / 8 * eighths[reserve];
 }
 
-static int grow(struct sl_memory *memory, enum kind kind)
+/* What arenas of that kind may take if those of the other one keep `other_bytes`. As much stays the
+ * other's as it has in use, and the reserves above `reserve` beside it: else requests of one kind
+ * would take from the other what empties the system. */
+static uint64_t limit_beside(const struct sl_memory *memory, enum kind kind,
+                             enum sl_memory_reserve reserve, uint64_t other_bytes)
+{
+    uint64_t most = memory->config.limit_bytes - memory->own_bytes;
+    uint64_t claim = memory->parts[kind == SMALL ? LARGE : SMALL].used_bytes * 8 / eighths[reserve];
+    return memory->config.limit_bytes -
+           sl_max(sl_max(other_bytes, memory->own_bytes), sl_min(claim, most));
+}
+
+/* As the other one is now. */
+static uint64_t part_limit(const struct sl_memory *memory, enum kind kind,
+                           enum sl_memory_reserve reserve)
+{
+    return limit_beside(memory, kind, reserve,
+                        memory->parts[kind == SMALL ? LARGE : SMALL].arena_bytes);
+}
+
+static int grow(struct sl_memory *memory, enum kind kind, enum sl_memory_reserve reserve)
 {
     struct part *part = &memory->parts[kind];
-    uint64_t room = part_limit(memory, kind) - part->arena_bytes;
+    uint64_t limit = part_limit(memory, kind, reserve);
+    uint64_t room = limit > part->arena_bytes ? limit - part->arena_bytes : 0;
     uint64_t step = memory->config.arena_bytes;
     if (step == 0)
         step = sl_min(sl_max(part->arena_bytes, (uint64_t)ARENA_BYTES_FIRST),
                       (uint64_t)ARENA_BYTES_MOST);
-    uint64_t bytes = sl_min(room, step);
+    uint64_t bytes = sl_align_down(sl_min(room, step), BLOCK_BYTES);
     if (bytes < BLOCK_BYTES)
         return -ENOMEM;
     struct sl_arena *arena = calloc(1, sizeof(*arena));
@@ -224,6 +242,7 @@ static int grow(struct sl_memory *memory, enum kind kind)
     sl_list_append(&memory->arenas, &arena->node);
     memory->arena_bytes += bytes;
     part->arena_bytes += bytes;
+    part->idle_bytes += bytes;
     if (arena->region->hugepages)
         memory->hugepage_bytes += bytes;
     else if (memory->config.hugepages && !memory->said_no_huge) {
@@ -235,24 +254,26 @@ static int grow(struct sl_memory *memory, enum kind kind)
     return 0;
 }
 
-/* An arena of the other kind that is all free, if the limit does not allow another one. */
-static bool take_arena(struct sl_memory *memory, enum kind kind)
+/* An arena of the other kind that is all free. */
+static bool take_arena(struct sl_memory *memory, enum kind kind, enum sl_memory_reserve reserve)
 {
     struct part *part = &memory->parts[kind];
     struct part *other = &memory->parts[kind == SMALL ? LARGE : SMALL];
-    if (part->arena_bytes + BLOCK_BYTES <= part_limit(memory, kind))
+    uint64_t limit = limit_beside(memory, kind, reserve, 0);
+    if (other->idle_bytes == 0)
         return false;
     sl_list_for_each(node, &memory->arenas)
     {
         struct sl_arena *arena = sl_list_entry(node, struct sl_arena, node);
         uint64_t bytes = arena->region->length_bytes;
-        if (arena->kind == kind || !sl_buddy_arena_is_free(&arena->buddy) ||
-            part->arena_bytes + bytes > memory->config.limit_bytes - memory->own_bytes)
+        if (arena->kind == kind || arena->used_bytes > 0 || part->arena_bytes + bytes > limit)
             continue;
         sl_buddy_arena_move(&other->buddy, &part->buddy, &arena->buddy);
         arena->kind = kind;
         other->arena_bytes -= bytes;
+        other->idle_bytes -= bytes;
         part->arena_bytes += bytes;
+        part->idle_bytes += bytes;
         return true;
     }
     return false;
@@ -267,12 +288,12 @@ static struct sl_buf *try_alloc(struct sl_memory *memory, uint32_t length_bytes,
     struct part *part = &memory->parts[kind];
     struct sl_buddy_arena *found;
     uint32_t first_page;
-    while (part->used_bytes + bytes > share(part_limit(memory, kind), reserve)) {
-        if (!take_arena(memory, kind))
+    while (part->used_bytes + bytes > share(part_limit(memory, kind, reserve), reserve)) {
+        if (!take_arena(memory, kind, reserve))
             return NULL;
     }
     while (!sl_buddy_alloc(&part->buddy, pages, &found, &first_page)) {
-        if (!take_arena(memory, kind) && grow(memory, kind) < 0)
+        if (grow(memory, kind, reserve) < 0 && !take_arena(memory, kind, reserve))
             return NULL;
     }
     struct sl_arena *arena = found->owner;
@@ -292,27 +313,34 @@ static struct sl_buf *try_alloc(struct sl_memory *memory, uint32_t length_bytes,
     };
     memory->used_bytes += bytes;
     part->used_bytes += bytes;
+    if (arena->used_bytes == 0)
+        part->idle_bytes -= arena->region->length_bytes;
+    arena->used_bytes += bytes;
     memory->waste_bytes += bytes - length_bytes;
     sl_unpoison(buf->data, buf->length_bytes);
     return buf;
 }
 
-static void serve_waiters(struct sl_memory *memory, enum kind kind)
+static void serve(struct sl_memory *memory, enum kind kind, enum sl_memory_reserve reserve)
 {
-    struct part *part = &memory->parts[kind];
-    if (memory->waiter_count == 0)
-        return;
-    for (unsigned reserve = SL_RESERVE_COUNT; reserve-- > 0;) {
-        struct sl_list *node;
-        while ((node = sl_list_first(&part->waiters[reserve])) != NULL) {
-            struct waiter *waiter = sl_list_entry(node, struct waiter, node);
-            waiter->buf = try_alloc(memory, waiter->length_bytes, reserve);
-            if (waiter->buf == NULL)
-                break;
-            sl_list_remove(&waiter->node);
-            memory->waiter_count--;
-            sl_wait_wake(&waiter->wait, 0);
-        }
+    struct sl_list *waiters = &memory->parts[kind].waiters[reserve], *node;
+    while ((node = sl_list_first(waiters)) != NULL) {
+        struct waiter *waiter = sl_list_entry(node, struct waiter, node);
+        waiter->buf = try_alloc(memory, waiter->length_bytes, reserve);
+        if (waiter->buf == NULL)
+            return;
+        sl_list_remove(&waiter->node);
+        memory->waiter_count--;
+        sl_wait_wake(&waiter->wait, 0);
+    }
+}
+
+/* Of both kinds: what was freed of one may be what the other one can have now. */
+static void serve_waiters(struct sl_memory *memory, enum kind freed)
+{
+    for (unsigned i = SL_RESERVE_COUNT; i-- > 0 && memory->waiter_count > 0;) {
+        serve(memory, freed, i);
+        serve(memory, freed == SMALL ? LARGE : SMALL, i);
     }
 }
 
@@ -334,7 +362,9 @@ bool sl_memory_is_short(const struct sl_memory *memory, enum sl_memory_reserve r
             if (!sl_list_is_empty(&part->waiters[i]))
                 return true;
         }
-        uint64_t limit = part_limit(memory, kind);
+        const struct part *other = &memory->parts[kind == SMALL ? LARGE : SMALL];
+        uint64_t limit =
+            limit_beside(memory, kind, reserve, other->arena_bytes - other->idle_bytes);
         uint64_t some = sl_min((uint64_t)SL_BUFFER_BYTES_MAX, limit / SHORT_SHARE);
         if (part->used_bytes + some > share(limit, reserve))
             return true;
@@ -404,6 +434,9 @@ static void give_pages_back(struct sl_buf *buf, uint32_t keep_bytes)
                   bytes / SL_BLOCK_BYTES);
     buf->memory->used_bytes -= bytes;
     part->used_bytes -= bytes;
+    buf->arena->used_bytes -= bytes;
+    if (buf->arena->used_bytes == 0)
+        part->idle_bytes += buf->arena->region->length_bytes;
     buf->length_bytes = keep_bytes;
 }
 

@@ -513,6 +513,84 @@ static void large_ones_find_room(void **state)
     world_destroy(&world);
 }
 
+static unsigned take_all(struct world *world, struct sl_buf **bufs, uint32_t length,
+                         enum sl_memory_reserve reserve)
+{
+    unsigned count = 0;
+    while ((bufs[count] = sl_buf_alloc(world->memory, length, reserve)) != NULL)
+        count++;
+    return count;
+}
+
+static void give_all(struct sl_buf **bufs, unsigned count)
+{
+    while (count > 0)
+        sl_buf_unref(bufs[--count]);
+}
+
+/* Arenas of large buffers that are all free are small ones' as well: for who asks, for who waits
+ * when they become free, and when it is told whether memory is short. */
+static void idle_arenas_change_over(void **state)
+{
+    (void)state;
+    struct world world;
+    struct client client;
+    static struct sl_buf *small[4096];
+    struct sl_buf *large[64];
+    struct sl_memory_config config = {
+        .limit_bytes = 64 * SL_MIB, .arena_bytes = 4 * SL_MIB, .numa_node = -1};
+    world_create(&world, 4 * SL_MIB);
+    sl_memory_destroy(world.memory);
+    assert_int_equal(sl_memory_create(&config, &world.memory), 0);
+    for (unsigned i = 0; i < 14; i++)
+        large[i] = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_ADMISSION);
+    give_all(large, 14);
+    unsigned count = take_all(&world, small, 4 * PAGE, SL_RESERVE_ADMISSION);
+    assert_int_equal(count, 42 * SL_MIB / (4 * PAGE)); /* 3/4 of 56 MiB */
+    give_all(small, count);
+    sl_memory_destroy(world.memory);
+
+    assert_int_equal(sl_memory_create(&config, &world.memory), 0);
+    unsigned large_count = take_all(&world, large, 2 * SL_MIB, SL_RESERVE_CHECKPOINT);
+    assert_int_equal(large_count, 28);
+    count = take_all(&world, small, 4 * PAGE, SL_RESERVE_CHECKPOINT);
+    assert_int_equal(count, 8 * SL_MIB / (4 * PAGE));
+    ask(&world, &client, 'c', PAGE, SL_RESERVE_CHECKPOINT);
+    assert_false(client.answered);
+    give_all(large, large_count);
+    world_settle(&world);
+    assert_true(client.answered);
+    assert_false(sl_memory_is_short(world.memory, SL_RESERVE_ADMISSION));
+    sl_buf_unref(client.buf);
+    give_all(small, count);
+    world_destroy(&world);
+}
+
+/* Requests of one kind do not take the reserves of the other: arenas of large buffers that are full
+ * to the last byte, small ones have all that they can, and a checkpoint still gets a large one. */
+static void reserves_are_of_each_kind(void **state)
+{
+    (void)state;
+    struct world world;
+    static struct sl_buf *small[8192];
+    struct sl_buf *large[8];
+    world_create(&world, 32 * SL_MIB);
+    for (unsigned i = 0; i < 8; i++) /* 4 + 4 + 8 MiB */
+        large[i] = sl_buf_alloc(world.memory, 2 * SL_MIB, SL_RESERVE_ADMISSION);
+    assert_int_equal(statistics_of(world.memory).free_bytes, 0);
+    unsigned count = take_all(&world, small, PAGE, SL_RESERVE_ADMISSION);
+    struct sl_buf *intake = sl_buf_alloc(world.memory, SL_MIB, SL_RESERVE_INTAKE);
+    assert_non_null(intake);
+    unsigned more = take_all(&world, small + count, PAGE, SL_RESERVE_INTAKE);
+    struct sl_buf *checkpoint = sl_buf_alloc(world.memory, SL_MIB, SL_RESERVE_CHECKPOINT);
+    assert_non_null(checkpoint);
+    sl_buf_unref(intake);
+    sl_buf_unref(checkpoint);
+    give_all(large, 8);
+    give_all(small, count + more);
+    world_destroy(&world);
+}
+
 /* Who could let go of something is told, at once, and as long as somebody waits. */
 static void count_short(void *context)
 {
@@ -776,6 +854,8 @@ int main(void)
         cmocka_unit_test(higher_reserves_are_served_first),
         cmocka_unit_test(a_lower_reserve_gets_on),
         cmocka_unit_test(large_ones_find_room),
+        cmocka_unit_test(idle_arenas_change_over),
+        cmocka_unit_test(reserves_are_of_each_kind),
         cmocka_unit_test(listeners_are_told),
         cmocka_unit_test(the_system_refuses_for_a_while),
         cmocka_unit_test(destroyed_under_a_waiter),
