@@ -37,17 +37,21 @@ static uint64_t needed_above(const struct sl_store_group *group)
                             : group->applied_index;
 }
 
-/* Of the first entry that is held. Those behind it lie behind it, but for what was moved forward.
- */
+/* The oldest of those that are held. Any of them: the first may have been moved in front of those
+ * behind it. What is held lies behind every cut, then; so cuts need not look at holds again, and
+ * one that comes when a cut is chosen changes nothing of it. */
 static uint64_t held_generation(const struct sl_store_group *group)
 {
+    uint64_t oldest = SL_GENERATION_NONE;
     if (group->held == SL_HELD_NONE)
-        return SL_GENERATION_NONE;
-    const struct entry *entry = NULL;
-    for (uint64_t index = sl_max(group->held + 1, group->log.first);
-         entry == NULL && index <= group->log.last; index++)
-        entry = store_log_get(group, index);
-    return entry != NULL ? entry->generation : SL_GENERATION_NONE;
+        return oldest;
+    for (uint64_t index = sl_max(group->held + 1, group->log.first); index <= group->log.last;
+         index++) {
+        const struct entry *entry = store_log_get(group, index);
+        if (entry != NULL)
+            oldest = sl_min(oldest, entry->generation);
+    }
+    return oldest;
 }
 
 /* Oldest segment with an entry that its log must keep; SL_GENERATION_NONE: none. */
@@ -193,7 +197,7 @@ static void set_apply_to(struct sl_store *store, uint64_t cut)
     struct sl_store_group *group = NULL;
     for (uint64_t after = 0; (group = sl_store_group_next(store, after)) != NULL;
          after = group->id) {
-        uint64_t index = sl_min(needed_above(group), sl_min(group->held, group->log.last));
+        uint64_t index = sl_min(needed_above(group), group->log.last);
         for (; index >= group->log.first && index > group->apply_to; index--) {
             const struct entry *entry = store_log_get(group, index);
             if (entry != NULL && entry->generation < cut)
@@ -562,13 +566,13 @@ static uint64_t choose_cut(struct sl_store *store)
     struct wal *wal = &store->wal;
     uint64_t keep = sl_max((uint64_t)wal->segment_count * END_PERCENT / 100, UINT64_C(1));
     uint64_t cut = wal->tail_generation;
-    end_holds(store);
     if (store->checkpoint_all) {
         wal_roll(store);
         cut = wal->head_generation;
     } else if (used_segments(wal) > keep) {
         cut = wal->head_generation - keep + 1;
     }
+    end_holds(store);
     uint64_t pinned = sl_min(pinned_generation(store), cut);
     if (pinned == wal->tail_generation && cut > pinned && is_short(store))
         return wal->tail_generation + 1;
@@ -577,6 +581,8 @@ static uint64_t choose_cut(struct sl_store *store)
 
 void sl_store_hold(struct sl_store_group *group, uint64_t index, bool strictly)
 {
+    if (group->held == index && group->held_strictly == strictly)
+        return;
     group->held = index;
     group->held_strictly = strictly;
     wal_room_wake(group->store);

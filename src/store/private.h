@@ -81,9 +81,8 @@ struct sl_store_group {
     struct log log;
     uint64_t boundary_index, boundary_term;
     uint64_t applied_index;
-    uint64_t held;
+    uint64_t held;      /* entries above it are kept while the log has room; SL_HELD_NONE: not */
     bool held_strictly; /* writes wait rather than that they go */
-                        /* entries above it are kept while the log has room; SL_HELD_NONE: not */
     uint64_t apply_to;  /* see apply_forced; the boundary's next place */
     uint64_t term, vote;
     uint64_t faulty_first, faulty_last;

@@ -1,0 +1,143 @@
+/*
+ * Goal: what a checkpoint must leave in the log stays readable, and what it may not lose is there
+ * after a crash: what is held for a reader, what is moved. Method: a simulated disk, one script a
+ * test.
+ */
+#include "world.h"
+
+#define DISK_BYTES (40 * SL_MIB)
+
+static struct store_world world;
+
+/* Two blocks, durable and not applied. */
+static void append_co(struct store_world *w, struct sl_store_group *group, uint64_t index,
+                      uint64_t id)
+{
+    struct sl_iobuf payload;
+    uint32_t crcs[2];
+    struct sl_store_wait wait;
+    payload_make_co(w, &payload, id, 2, 1);
+    sl_crc32c_blocks(payload.spans[0].data, 2, crcs);
+    struct sl_store_entry entry = {.index = index,
+                                   .term = 1,
+                                   .type = SL_ENTRY_WRITE,
+                                   .chunk = 0,
+                                   .first_block = 8,
+                                   .block_count = 2,
+                                   .crcs = crcs};
+    assert_int_equal(sl_store_prepare_co(group, SL_ENTRY_WRITE, 0, 8, 2), 0);
+    sl_store_append(group, &entry, &payload, &wait);
+    sl_iobuf_fini(&payload);
+    assert_int_equal(sl_store_durable_co(&wait), 0);
+}
+
+/* What is held for a reader stays, all of it, and is there after a crash: also where its first
+ * entries were moved in front of those behind them, since they were not committed then. */
+static void held_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    for (unsigned index = 1; index <= 6; index++) {
+        if (index == 4)
+            wal_roll(w->store);
+        append_co(w, group, index, 10 * index);
+    }
+    struct sl_store_group *other = sl_store_group_find(w->store, 4);
+    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
+        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
+    while (w->store->checkpoint_running)
+        sl_sleep_co(SL_NS_PER_MS);
+    assert_true(store_log_get(group, 1)->generation > store_log_get(group, 4)->generation);
+    assert_int_equal(sl_store_apply_co(group, 6), 0);
+    sl_store_hold(group, 0, false);
+    uint64_t number = w->store->checkpoint_number;
+    w->store->checkpoint_wanted = true;
+    checkpoint_kick(w->store);
+    while (w->store->checkpoint_number == number)
+        sl_sleep_co(SL_NS_PER_MS);
+    assert_int_equal(group->held, 0);
+    for (unsigned index = 1; index <= 6; index++) {
+        const struct entry *entry = store_log_get(group, index);
+        assert_non_null(entry);
+        assert_true(entry->generation >= w->store->wal.tail_generation);
+    }
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+/* A hold that comes when a checkpoint has chosen its cut does not keep it from applying what lies
+ * in front of that. */
+static void held_late_co(struct store_world *w)
+{
+    struct sl_store_wait wait;
+    struct sl_iobuf payload;
+    uint32_t crcs[2];
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    for (unsigned index = 1; index <= 6; index++)
+        append_co(w, group, index, 10 * index);
+    assert_int_equal(sl_store_apply_co(group, 6), 0);
+    /* The checkpoint waits for this one. */
+    payload_make_co(w, &payload, 1, 2, 1);
+    sl_crc32c_blocks(payload.spans[0].data, 2, crcs);
+    struct sl_store_entry entry = {
+        .index = 1, .term = 1, .type = SL_ENTRY_WRITE, .block_count = 2, .crcs = crcs};
+    assert_int_equal(sl_store_prepare_co(sl_store_group_find(w->store, 4), SL_ENTRY_WRITE, 0, 0, 2),
+                     0);
+    sl_store_append(sl_store_group_find(w->store, 4), &entry, &payload, &wait);
+    sl_iobuf_fini(&payload);
+    sl_sleep_co(1);
+    w->store->checkpoint_wanted = w->store->checkpoint_all = true;
+    checkpoint_kick(w->store);
+    sl_sleep_co(1);
+    assert_true(w->store->checkpoint_running && !w->store->apply_forced);
+    sl_store_hold(group, 0, false);
+    assert_int_equal(sl_store_durable_co(&wait), 0);
+    while (w->store->checkpoint_running)
+        sl_sleep_co(SL_NS_PER_MS);
+    assert_true(w->store->checkpoint_number > 0);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void held_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.faulty_first, 0);
+    assert_int_equal(status.last_index, 6);
+    if (w->argument != NULL)
+        assert_int_equal(status.boundary_index, 0);
+    assert_int_equal(sl_store_apply_co(group, 6), 0);
+    uint64_t ids[2];
+    assert_int_equal(read_ids_co(w, group, 0, 8, 2, ids), 0);
+    assert_int_equal(ids[0], 60);
+    world_close_co(w);
+}
+
+static void test_held(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    for (unsigned late = 0; late < 2; late++) {
+        world_make(&world, &config, DISK_BYTES);
+        world_format(&world, SL_MIB, 20);
+        world_run(&world, late != 0 ? held_late_co : held_co, NULL);
+        world_run(&world, held_again_co, late != 0 ? NULL : &world);
+        world_free(&world);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_held),
+    };
+    sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
