@@ -164,7 +164,7 @@ struct sl_replica {
     struct sl_list reads;
     struct sl_wait_queue progress; /* applied, commit or role have changed */
     bool failed;                   /* its log, until restart */
-    bool resyncing;                /* is the source of one */
+    uint64_t resyncing;            /* the member that it gives a state to; 0: none */
     struct sl_feed feeds[SL_RAFT_MEMBERS_MAX];
     unsigned feed_count;
     bool resync_busy;                                /* a BEGIN or END is being done */
@@ -253,7 +253,8 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
 
 /* ---- resync.c, resync_serve.c ---- */
 
-/* Behind a step, while there are feeds: lets the log go as far as the member has it. */
+/* Behind a step, while there are feeds: lets the log go as far as the member has it. All of it once
+ * the replica has failed, or the node ends: nobody may wait for a member then. */
 void sl_replica_feed(struct sl_replica *replica);
 /* Gives `to` what the log no longer has. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);

@@ -605,6 +605,7 @@ void sl_replica_stop(struct sl_replica *replica)
     sl_timer_cancel(replica->cluster->target->reactor, &replica->timer);
     proposals_fail(replica, -SL_E_MOVED);
     reads_end(replica, UINT64_MAX, -SL_E_MOVED);
+    sl_replica_feed(replica);
     sl_wait_queue_wake_all(&replica->progress, 0);
 }
 

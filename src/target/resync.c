@@ -92,6 +92,8 @@ static void hold(struct sl_replica *replica)
 {
     uint64_t index = UINT64_MAX;
     bool strictly = false;
+    if (replica->failed || replica->cluster->closing)
+        replica->feed_count = 0; /* no step looks after them any more */
     for (unsigned i = 0; i < replica->feed_count; i++) {
         index = sl_min(index, replica->feeds[i].match);
         strictly = strictly || replica->feeds[i].strict;
@@ -145,7 +147,8 @@ static bool feed_on(struct sl_replica *replica, struct sl_feed *feed,
 void sl_replica_feed(struct sl_replica *replica)
 {
     struct sl_raft_status status;
-    sl_raft_get_status(replica->raft, &status);
+    if (replica->feed_count > 0)
+        sl_raft_get_status(replica->raft, &status);
     for (unsigned i = replica->feed_count; i-- > 0;) {
         if (!feed_on(replica, &replica->feeds[i], &status))
             feed_end(replica, &replica->feeds[i]);

@@ -458,6 +458,104 @@ static void follower_is_resynced(void **state)
     world_close(&world);
 }
 
+static struct sl_replica *leading(struct cluster_world *world)
+{
+    return sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+}
+
+/* As long as a state is on its way, however long that takes, the log behind it is held. */
+static void watch_copy_co(struct cluster_world *world)
+{
+    struct sl_replica *replica = leading(world);
+    uint64_t begin_ns = 0, now_ns = 0;
+    for (unsigned tries = 0; tries < 6000 && now_ns - begin_ns < 4 * SL_NS_PER_S; tries++) {
+        now_ns = sl_sim_now_ns(world->sim);
+        if (replica->resyncing == 0 || begin_ns == 0)
+            begin_ns = now_ns;
+        else if (now_ns - begin_ns > SL_NS_PER_S)
+            assert_int_equal(replica->feed_count, 1);
+        sl_sleep_co(10 * SL_NS_PER_MS);
+    }
+    assert_true(now_ns - begin_ns >= 4 * SL_NS_PER_S); /* long enough to tell */
+}
+
+static void long_copy_is_fed(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 13, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_much_co);
+    unsigned away = world.leader % 3 + 1;
+    node_end(&world, away, false);
+    world_run(&world, write_much_co);
+    struct sl_sim_network *network = sl_sim_network(world.sim);
+    struct sl_sim_network before = *network;
+    network->delay_min_ns = network->delay_max_ns = 60 * SL_NS_PER_MS;
+    node_start(&world, away);
+    world_run(&world, watch_copy_co);
+    *network = before;
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
+/* Who waits until a member that is behind has read the log does not keep its node from ending. */
+static bool waited;
+
+static void waiting_write_co(void *argument)
+{
+    struct cluster_world *world = argument;
+    uint64_t sequence = ++world->sequence;
+    while (client_write_as_co(world, sequence, 0, 1, 4711) != 0)
+        sl_sleep_co(SL_NS_PER_S);
+    waited = true;
+}
+
+static void write_held_co(struct cluster_world *world)
+{
+    struct sl_replica *replica = leading(world);
+    struct sl_store_statistics statistics;
+    unsigned away = world->wiped;
+    for (unsigned i = 0; i < 80; i++)
+        assert_int_equal(client_write_co(world, i, 1, i + 1), 0);
+    do {
+        assert_int_equal(client_write_co(world, 64, 64, 1), 0);
+        sl_store_statistics(replica->store, &statistics);
+    } while (statistics.segment_free_count > 4);
+    replica->feeds[replica->feed_count++] =
+        (struct sl_feed){.member = REPLICA(away), .ns = sl_sim_now_ns(world->sim), .strict = true};
+    sl_replica_feed(replica);
+    assert_int_equal(replica->feed_count, 1);
+    assert_int_equal(sl_co_spawn(world->client.reactor, waiting_write_co, world), 0);
+    sl_sleep_co(500 * SL_NS_PER_MS);
+    assert_false(waited);
+    assert_int_equal(replica->feed_count, 1);
+}
+
+static void wait_for_write_co(struct cluster_world *world)
+{
+    while (!waited)
+        sl_sleep_co(10 * SL_NS_PER_MS);
+    client_expect_co(world, 0, 1, 4711);
+}
+
+static void node_ends_while_writes_wait(void **state)
+{
+    struct cluster_world world;
+    waited = false;
+    world_open(&world, 14, 3);
+    world_run(&world, make_co);
+    world.wiped = world.leader % 3 + 1;
+    node_end(&world, world.wiped, false);
+    world_run(&world, write_held_co);
+    unsigned leader = world.leader;
+    node_end(&world, leader, false);
+    node_start(&world, leader);
+    node_start(&world, world.wiped);
+    world_run(&world, wait_for_write_co);
+    world_run(&world, all_equal_co);
+    world_close(&world);
+}
+
 /* A disk is lost: its node comes back with a new replica, first as a learner. */
 static void disk_is_replaced(void **state)
 {
@@ -668,6 +766,8 @@ int main(void)
         cmocka_unit_test(log_goes_round),
         cmocka_unit_test(follower_catches_up),
         cmocka_unit_test(follower_is_resynced),
+        cmocka_unit_test(long_copy_is_fed),
+        cmocka_unit_test(node_ends_while_writes_wait),
         cmocka_unit_test(disk_is_replaced),
         cmocka_unit_test(blocks_are_repaired),
         cmocka_unit_test(damaged_block_waits_for_its_copy),
