@@ -263,6 +263,13 @@ int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct 
     return error;
 }
 
+bool sl_store_entry_needs_memory(const struct sl_store_group *group, uint64_t index)
+{
+    const struct entry *entry = store_log_get(group, index);
+    return entry != NULL && entry->span_count == 0 && sl_entry_has_payload(entry->type) &&
+           sl_memory_is_short(group->store->config.memory, SL_RESERVE_INTAKE);
+}
+
 /* ---- apply ---- */
 
 static int wait_durable_co(struct sl_store *store, const struct sl_store_group *group,

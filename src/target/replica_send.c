@@ -161,9 +161,13 @@ static int fill_co(struct raft_call *call, struct sl_raft_message *message)
     sl_raft_wire_put(wire, call->replica->group, message);
     wire->count = 0;
     int error = 0;
-    while (wire->count < message->count && error == 0)
-        error = add_entry_co(call, wire, message->index.value + wire->count + 1,
-                             message->entry_term.value);
+    while (wire->count < message->count && error == 0) {
+        uint64_t index = message->index.value + wire->count + 1;
+        /* With what is there it can go; waiting for more it would keep that from the others. */
+        if (wire->count > 0 && sl_store_entry_needs_memory(call->replica->log, index))
+            break;
+        error = add_entry_co(call, wire, index, message->entry_term.value);
+    }
     if (error < 0 || wire->count == 0)
         return error < 0 ? error : -EMSGSIZE;
     message->index.value += wire->count;

@@ -5,7 +5,7 @@
  */
 #include "cluster_world.h"
 
-#include "store/format.h"
+#include "store/private.h"
 
 static void basic_co(struct cluster_world *world)
 {
@@ -556,6 +556,47 @@ static void node_ends_while_writes_wait(void **state)
     world_close(&world);
 }
 
+/* Entries for two members at a time, from the leader's disk, where its memory has room for those of
+ * one message: neither waits for what the other one keeps. */
+static struct sl_buf *taken[1024];
+static unsigned taken_count;
+
+static void write_large_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 16; i++)
+        assert_int_equal(client_write_co(world, i * 64, 64, i + 1), 0);
+    struct sl_replica *replica = leading(world);
+    struct sl_memory *memory = world->nodes[world->leader].node.memory;
+    /* Who has to wait for memory gets what the store could let go. */
+    while (replica->store->held_bytes > 0) {
+        taken[taken_count] = sl_buf_alloc(memory, SL_BUFFER_BYTES_MAX, SL_RESERVE_INTAKE);
+        taken_count += taken[taken_count] != NULL;
+        sl_sleep_co(SL_NS_PER_MS);
+    }
+    while ((taken[taken_count] = sl_buf_alloc(memory, 64 * SL_BLOCK_BYTES, SL_RESERVE_INTAKE)) !=
+           NULL)
+        taken_count++;
+    for (unsigned i = 0; i < 4; i++)
+        sl_buf_unref(taken[--taken_count]);
+}
+
+static void memory_is_scarce(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 15, 5);
+    world_run(&world, make_co);
+    unsigned first = world.leader % 5 + 1, second = first % 5 + 1;
+    node_end(&world, first, false);
+    node_end(&world, second, false);
+    world_run(&world, write_large_co);
+    node_start(&world, first);
+    node_start(&world, second);
+    world_run(&world, all_equal_co);
+    while (taken_count > 0)
+        sl_buf_unref(taken[--taken_count]);
+    world_close(&world);
+}
+
 /* A disk is lost: its node comes back with a new replica, first as a learner. */
 static void disk_is_replaced(void **state)
 {
@@ -768,6 +809,7 @@ int main(void)
         cmocka_unit_test(follower_is_resynced),
         cmocka_unit_test(long_copy_is_fed),
         cmocka_unit_test(node_ends_while_writes_wait),
+        cmocka_unit_test(memory_is_scarce),
         cmocka_unit_test(disk_is_replaced),
         cmocka_unit_test(blocks_are_repaired),
         cmocka_unit_test(damaged_block_waits_for_its_copy),
