@@ -37,7 +37,8 @@ bool store_spill(struct sl_store *store)
          after = group->id) {
         for (uint64_t index = group->applied_index + 1; index <= group->log.last; index++) {
             struct entry *entry = store_log_get(group, index);
-            if (entry != NULL && entry->generation != SL_GENERATION_NONE)
+            if (entry != NULL && entry->generation != SL_GENERATION_NONE &&
+                (entry->flags & SL_ENTRY_MOVING) == 0)
                 store_entry_drop_payload(store, entry);
         }
     }

@@ -93,7 +93,7 @@ static bool is_to_be_moved(const struct entry *entry)
     return entry->in_log && (entry->flags & SL_ENTRY_FAULTY) == 0;
 }
 
-/* Has its payload in memory. Who is short of memory may let go of it again at any await. */
+/* Has its payload in memory; what becomes visible meanwhile may let go of it at any await. */
 static int load_for_move_co(struct sl_store *store, struct entry *entry, bool *loaded)
 {
     int error = 0;
@@ -113,6 +113,7 @@ static int load_together_co(struct sl_store *store, struct move *move)
     int error = 0;
     for (unsigned i = 0; i < move->count && error == 0; i++) {
         move->loaded[i] = false;
+        move->entries[i]->flags |= SL_ENTRY_MOVING;
         error = load_for_move_co(store, move->entries[i], &move->loaded[i]);
     }
     return error;
@@ -150,6 +151,7 @@ static int move_together_co(struct sl_store *store, struct move *move)
         error = error < 0 ? error : result;
     }
     for (unsigned i = 0; i < move->count; i++) {
+        move->entries[i]->flags &= (uint8_t)~SL_ENTRY_MOVING;
         if (move->loaded[i] && sl_list_is_empty(&move->entries[i]->pending))
             store_entry_drop_payload(store, move->entries[i]);
         store_entry_unref(store, move->entries[i]);

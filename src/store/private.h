@@ -44,6 +44,7 @@ enum {
     SL_ENTRY_FAULTY = 1,  /* its payload on disk is damaged */
     SL_ENTRY_VISIBLE = 2, /* applied: readers see it */
     SL_ENTRY_SKIPPED = 4, /* changes no block */
+    SL_ENTRY_MOVING = 8,  /* a checkpoint has loaded it, to write it anew */
 };
 
 /* Of a log, from its append until its segment is freed. */
