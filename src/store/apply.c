@@ -21,6 +21,8 @@
 
 /* After an error of the medium. */
 #define RETRY_NS (100 * SL_NS_PER_MS)
+/* So long requests wait for memory before payload goes that is not committed. */
+#define SPILL_PATIENCE_NS (100 * SL_NS_PER_MS)
 /* ---- the overlay ---- */
 
 struct entry *overlay_get(const struct chunk *chunk, unsigned block)
@@ -389,12 +391,29 @@ static struct chunk *pick(struct sl_store *store)
 }
 
 /* What cannot be applied, since it is not committed, need not keep others from what they have to
- * take: that would be for ever where its group waits for them. */
-static void spill_if_short(struct sl_store *store)
+ * take: that would be for ever where its group waits for them. Requests wait a little before: what
+ * is let go has to be read again, and most of it is about to be committed. */
+static void wait_for_work_co(struct sl_store *store)
 {
-    if (store->failed == 0 && sl_list_is_empty(&store->pending) && store->held_bytes > 0 &&
-        sl_memory_is_short(store->config.memory, SL_RESERVE_INTAKE))
+    struct sl_memory_statistics memory;
+    sl_memory_statistics(store->config.memory, &memory);
+    uint64_t now_ns = sl_reactor_now_ns(store->reactor);
+    if (memory.waiter_count == 0)
+        store->starved_ns = 0;
+    else if (store->starved_ns == 0)
+        store->starved_ns = now_ns;
+    uint64_t deadline_ns = store->starved_ns != 0 ? store->starved_ns + SPILL_PATIENCE_NS : 0;
+    if (sl_memory_is_short(store->config.memory, SL_RESERVE_INTAKE))
+        deadline_ns = now_ns;
+    if (deadline_ns > now_ns && store->held_bytes > 0 && store->failed == 0) {
+        sl_wait_queue_until_co(&store->apply_work, deadline_ns);
+        return;
+    }
+    if (deadline_ns != 0 && store->failed == 0 && sl_list_is_empty(&store->pending)) {
+        store->starved_ns = 0;
         (void)store_spill(store);
+    }
+    sl_wait_queue_co(&store->apply_work);
 }
 
 static void applier_co(void *argument)
@@ -403,8 +422,7 @@ static void applier_co(void *argument)
     while (!store->closing || store->checkpoint_running) {
         struct chunk *chunk = store->failed == 0 ? pick(store) : NULL;
         if (chunk == NULL) {
-            spill_if_short(store);
-            sl_wait_queue_co(&store->apply_work);
+            wait_for_work_co(store);
             continue;
         }
         int error = apply_chunk_co(chunk);

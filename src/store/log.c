@@ -102,6 +102,8 @@ void store_entry_unref(struct sl_store *store, struct entry *entry)
         store->pending_bytes -= (uint64_t)entry->block_count * SL_BLOCK_BYTES;
         store_entry_drop_payload(store, entry);
         sl_wait_queue_wake_all(&store->apply_progress, 0);
+        if (sl_list_is_empty(&store->pending) && store_is_pressed(store))
+            appliers_kick(store); /* what cannot be applied is next */
     }
     if (entry->references == 0) {
         store_entry_drop_payload(store, entry);

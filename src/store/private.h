@@ -216,6 +216,7 @@ struct sl_store {
     uint64_t held_bytes, pending_bytes;
     unsigned memory_waiters;
     struct sl_memory_listener listener;
+    uint64_t starved_ns; /* since when somebody waits for memory; 0: nobody, or just spilled */
     uint64_t overlay_limit;
     bool apply_forced;       /* a checkpoint waits until each group is applied to its apply_to */
     unsigned log_readers[2]; /* reads of segments on their way, by phase */

@@ -101,11 +101,67 @@ static void test_pinned(void **state)
     }
 }
 
+/* A request that waits for memory gets what entries keep that are not committed, for however long
+ * that may be: theirs is not its group. */
+static bool served;
+
+static void request_co(void *argument)
+{
+    struct store_world *w = argument;
+    struct sl_buf *buf = sl_buf_alloc_co(w->node.memory, 256 * SL_KIB, SL_RESERVE_ADMISSION);
+    sl_buf_unref(buf);
+    served = true;
+    world_leave(w);
+}
+
+static void uncommitted_co(struct store_world *w)
+{
+    struct sl_buf *taken[64];
+    unsigned count = 0;
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    for (unsigned index = 1; index <= 6; index++) {
+        struct sl_store_wait wait;
+        struct sl_iobuf payload;
+        uint32_t crcs[40];
+        payload_make_co(w, &payload, index, 40, 1);
+        sl_crc32c_blocks(payload.spans[0].data, 40, crcs);
+        struct sl_store_entry entry = {
+            .index = index, .term = 1, .type = SL_ENTRY_WRITE, .block_count = 40, .crcs = crcs};
+        assert_int_equal(sl_store_prepare_co(group, SL_ENTRY_WRITE, 0, 0, 40), 0);
+        sl_store_append(group, &entry, &payload, &wait);
+        sl_iobuf_fini(&payload);
+        assert_int_equal(sl_store_durable_co(&wait), 0);
+    }
+    while ((taken[count] = sl_buf_alloc(w->node.memory, 256 * SL_KIB, SL_RESERVE_ADMISSION)) !=
+           NULL)
+        count++;
+    assert_false(sl_memory_is_short(w->node.memory, SL_RESERVE_INTAKE));
+    assert_true(w->store->held_bytes > 0);
+    served = false;
+    world_spawn(w, request_co, w);
+    sl_sleep_co(10 * SL_NS_PER_S);
+    assert_true(served);
+    while (count > 0)
+        sl_buf_unref(taken[--count]);
+    world_join_co(w);
+    world_close_co(w);
+}
+
+static void test_uncommitted(void **state)
+{
+    start();
+    world_run(&world, uncommitted_co, NULL);
+    world_free(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_pinned),
+        cmocka_unit_test(test_uncommitted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
