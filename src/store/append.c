@@ -188,14 +188,10 @@ int store_entry_bad(struct sl_store *store, struct entry *entry, unsigned block)
     return -SL_E_CHECKSUM;
 }
 
-/* Reads the payload into a buffer of its own. */
-static int read_payload_co(struct sl_store *store, struct entry *entry,
-                           enum sl_memory_reserve reserve, struct sl_buf **result)
+/* Reads the payload into `buf`. */
+static int read_payload_co(struct sl_store *store, struct entry *entry, const struct sl_buf *buf)
 {
     uint32_t length = entry->block_count * SL_BLOCK_BYTES;
-    struct sl_buf *buf = sl_buf_alloc_co(store->config.memory, length, reserve);
-    if (buf == NULL)
-        return -ENOMEM;
     struct sl_span span = sl_buf_span(buf, 0, length);
     unsigned phase = store_log_reading(store);
     int error = sl_disk_rw_co(store->config.disk, SL_DISK_READ, &span, 1,
@@ -207,12 +203,7 @@ static int read_payload_co(struct sl_store *store, struct entry *entry,
         if (sl_crc32c(0, buf->data + i * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != entry->crcs[i])
             error = store_entry_bad(store, entry, i);
     }
-    if (error < 0) {
-        sl_buf_unref(buf);
-        return error;
-    }
-    *result = buf;
-    return 0;
+    return error;
 }
 
 int store_entry_load_co(struct sl_store *store, struct entry *entry)
@@ -222,12 +213,14 @@ int store_entry_load_co(struct sl_store *store, struct entry *entry)
         return 0;
     if ((entry->flags & SL_ENTRY_FAULTY) != 0)
         return -SL_E_CHECKSUM;
-    int error = read_payload_co(store, entry, SL_RESERVE_CHECKPOINT, &buf);
-    if (error < 0)
-        return error;
-    if (entry->span_count > 0) { /* another one was faster */
+    buf = sl_buf_alloc_co(store->config.memory, entry->block_count * SL_BLOCK_BYTES,
+                          SL_RESERVE_CHECKPOINT);
+    if (buf == NULL)
+        return -ENOMEM;
+    int error = read_payload_co(store, entry, buf);
+    if (error < 0 || entry->span_count > 0) { /* or another one was faster */
         sl_buf_unref(buf);
-        return 0;
+        return error;
     }
     entry->spans[0] = sl_buf_span(buf, 0, entry->block_count * SL_BLOCK_BYTES);
     entry->owners[0] = buf;
@@ -236,32 +229,52 @@ int store_entry_load_co(struct sl_store *store, struct entry *entry)
     return 0;
 }
 
-int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct sl_iobuf *payload)
+/* 0: its payload has to be read from the disk. 1: it is there, or there is none. */
+static int look_up(struct sl_store_group *group, uint64_t index, struct sl_iobuf *payload,
+                   struct entry **result)
 {
-    struct sl_store *store = group->store;
     struct entry *entry = store_log_get(group, index);
-    struct sl_buf *buf;
+    int error = 0;
     if (entry == NULL)
         return index >= group->log.first && index <= group->log.last ? -SL_E_CHECKSUM : -ENOENT;
     if ((entry->flags & SL_ENTRY_FAULTY) != 0)
         return -SL_E_CHECKSUM;
     if (!sl_entry_has_payload(entry->type) || entry->block_count == 0)
-        return 0;
-    int error = 0;
+        return 1;
     for (unsigned i = 0; i < entry->span_count && error == 0; i++)
         error = sl_iobuf_append_buf(payload, entry->owners[i],
                                     (uint32_t)(entry->spans[i].data - entry->owners[i]->data),
                                     entry->spans[i].length_bytes);
-    if (entry->span_count > 0)
-        return error;
-    store_entry_ref(entry);
-    error = read_payload_co(store, entry, SL_RESERVE_INTAKE, &buf);
-    if (error == 0) {
-        error = sl_iobuf_append_buf(payload, buf, 0, entry->block_count * SL_BLOCK_BYTES);
+    *result = entry;
+    return error < 0 ? error : entry->span_count > 0;
+}
+
+/* A checkpoint waits for who refers to an entry: nobody does while he waits for memory, which may
+ * come only when the log has room again. */
+int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct sl_iobuf *payload)
+{
+    struct sl_store *store = group->store;
+    struct sl_buf *buf = NULL;
+    struct entry *entry;
+    int found;
+    while ((found = look_up(group, index, payload, &entry)) == 0) {
+        uint32_t length = entry->block_count * SL_BLOCK_BYTES;
+        if (buf != NULL && buf->length_bytes == length)
+            break;
         sl_buf_unref(buf);
+        buf = sl_buf_alloc_co(store->config.memory, length, SL_RESERVE_INTAKE);
+        if (buf == NULL)
+            return -ENOMEM;
     }
-    store_entry_unref(store, entry);
-    return error;
+    if (found == 0) {
+        store_entry_ref(entry);
+        found = read_payload_co(store, entry, buf);
+        if (found == 0)
+            found = sl_iobuf_append_buf(payload, buf, 0, entry->block_count * SL_BLOCK_BYTES);
+        store_entry_unref(store, entry);
+    }
+    sl_buf_unref(buf);
+    return found < 0 ? found : 0;
 }
 
 bool sl_store_entry_needs_memory(const struct sl_store_group *group, uint64_t index)
