@@ -553,8 +553,9 @@ int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *ent
     proposal->verdict = 0;
     int error = sl_store_prepare_co(replica->log, entry->type, entry->chunk, entry->first_block,
                                     entry->block_count);
+    /* Why a log has failed says nothing about the write: another leader will take it. */
     if (error < 0)
-        return error;
+        return sl_store_failed(replica->store) != 0 ? -SL_E_MOVED : error;
     for (;;) {
         step.written_first = 0;
         error = sl_replica_step_co(replica, &event, &step);
