@@ -398,11 +398,20 @@ static void a_follower_that_needs_a_resync(void **state)
     struct sl_raft_message copying = {
         .kind = SL_RAFT_APPEND_ANSWER, .flags = SL_RAFT_FLAG_COPYING, .sent_ns = now_ns};
     hear(3, copying);
-    hear(3, accept(14)); /* not yet */
+    assert_int_equal(count(SL_RAFT_DO_RESYNC), 0); /* asked for already */
+    hear(3, accept(14));                           /* not yet */
     assert_int_equal(raft->progress[2].state, RESYNC);
+    now_ns += 5;
     hear(3, accept(15));
     assert_true(sent()->index.value == 15 && sent()->count == 5); /* to the end of term 1 */
     assert_int_equal(raft->progress[2].state, PROBE);
+    copying.sent_ns = now_ns - 1;
+    hear(3, copying); /* of before its end */
+    assert_int_equal(count(SL_RAFT_DO_RESYNC), 0);
+    assert_int_equal(raft->progress[2].state, PROBE);
+    copying.sent_ns = now_ns;
+    hear(3, copying); /* of another one */
+    assert_int_equal(the(SL_RAFT_DO_RESYNC)->peer.id, 3);
     hear(2, copying);
     assert_int_equal(the(SL_RAFT_DO_RESYNC)->peer.id, 2);
 }
