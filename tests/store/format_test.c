@@ -291,6 +291,29 @@ static int absurd(size_t offset, const void *bytes, size_t length, uint64_t sequ
     return parse_batch();
 }
 
+/* A record by itself, as messages carry it: all of it has to fit, and all of it has to be there. */
+static void test_record_alone(void **state)
+{
+    uint8_t bytes[512], again[512];
+    struct sl_record record = entry_record(7, 0, 2), read;
+    uint32_t length = sl_record_encode(bytes, sizeof(bytes), &record);
+    assert_true(length > 0 && length % 8 == 0);
+    memset(again, 0xee, sizeof(again));
+    assert_int_equal(sl_record_encode(again, length - 1, &record), 0);
+    for (unsigned i = 0; i < sizeof(again); i++)
+        assert_int_equal(again[i], 0xee);
+    assert_int_equal(sl_record_encode(again, length, &record), length);
+    assert_null(sl_record_decode(bytes, length, &read));
+    assert_int_equal(read.head.index, 7);
+    assert_int_equal(read.block_count, 2);
+    for (uint32_t left = 0; left < length; left++) {
+        uint8_t *part = malloc(left + 1); /* what reads on is told */
+        memcpy(part, bytes, left);
+        assert_non_null(sl_record_decode(part, left, &read));
+        free(part);
+    }
+}
+
 static void test_batch_absurd(void **state)
 {
     static const uint16_t zero16, huge16 = 0xffff, odd16 = 51;
@@ -477,6 +500,7 @@ int main(void)
         cmocka_unit_test(test_superblock_absurd),
         cmocka_unit_test(test_batch),
         cmocka_unit_test(test_batch_full),
+        cmocka_unit_test(test_record_alone),
         cmocka_unit_test(test_batch_absurd),
         cmocka_unit_test(test_chunk),
         cmocka_unit_test(test_root),

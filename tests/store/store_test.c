@@ -362,6 +362,8 @@ static void log_co(struct store_world *w)
     assert_int_equal(sl_store_group_create_co(w->store, 3, 100, 4), 0);
     assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
     struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    assert_int_equal(sl_store_vote_co(group, 5, 0), 0); /* the term is heard of first */
+    assert_int_equal(sl_store_vote_co(group, 5, 77), 0);
     assert_int_equal(sl_store_vote_co(group, 5, 77), 0);
     append_co(w, group, 101, 5, SL_ENTRY_NOOP, 0);
     for (unsigned i = 0; i < 8; i++)
