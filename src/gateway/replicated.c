@@ -76,7 +76,6 @@ static bool is_worth_a_retry(const struct group_call *call, int error)
     case -ENOMEM:
     case -EBUSY:
     case -EAGAIN:
-    case -ESHUTDOWN:
     case -SL_E_MOVED:
     case -SL_E_UNREACHABLE:
         return true;

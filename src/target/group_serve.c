@@ -244,7 +244,6 @@ static int serve_read_co(struct sl_replica *replica, struct sl_received *receive
     uint16_t first_block = (uint16_t)(io->offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES);
     uint16_t block_count = (uint16_t)(io->length_bytes / SL_BLOCK_BYTES);
     int error = sl_replica_read_barrier_co(replica);
-    error = error == -EIO ? -SL_E_MOVED : error; /* its log has failed, not the read */
     if (error == 0) {
         error = sl_store_read_co(replica->log, chunk, first_block, block_count, &data);
         int bad = error;

@@ -553,9 +553,14 @@ int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *ent
     proposal->verdict = 0;
     int error = sl_store_prepare_co(replica->log, entry->type, entry->chunk, entry->first_block,
                                     entry->block_count);
-    /* Why a log has failed says nothing about the write: another leader will take it. */
+    /* Another group's write, or a checkpoint, has failed: who leads here must end as well, so that
+     * another leader takes the write. */
+    if (error < 0 && sl_store_failed(replica->store) != 0) {
+        sl_cluster_store_failed_co(replica);
+        return -SL_E_MOVED;
+    }
     if (error < 0)
-        return sl_store_failed(replica->store) != 0 ? -SL_E_MOVED : error;
+        return error;
     for (;;) {
         step.written_first = 0;
         error = sl_replica_step_co(replica, &event, &step);
@@ -588,7 +593,7 @@ int sl_replica_read_barrier_co(struct sl_replica *replica)
         if (error == 0 && step.round != 0)
             error = (int)sl_wait_co(&read.wait);
         if (error < 0)
-            return error;
+            return error == -EIO ? -SL_E_MOVED : error; /* its log has failed, not the read */
         index = step.index;
     }
     while (replica->applied < index) {

@@ -7,6 +7,15 @@
 
 #include "store/private.h"
 
+/* All three end, or crash, and come back. */
+static void restart_all(struct cluster_world *world, bool crash)
+{
+    for (unsigned i = 1; i <= 3; i++)
+        node_end(world, i, crash);
+    for (unsigned i = 1; i <= 3; i++)
+        node_start(world, i);
+}
+
 static void basic_co(struct cluster_world *world)
 {
     world_create_group_co(world);
@@ -84,26 +93,30 @@ static uint64_t commit_co(struct cluster_world *world)
     return status.commit;
 }
 
+static void zero_together_co(struct cluster_world *world)
+{
+    struct many many[MANY];
+    struct sl_wait_queue done;
+    unsigned left = MANY;
+    sl_wait_queue_init(&done);
+    for (unsigned i = 0; i < MANY; i++) {
+        many[i] = (struct many){world, ++world->sequence, i, &left, &done};
+        assert_int_equal(sl_co_spawn(sl_io_reactor(world->client.io), zero_co, &many[i]), 0);
+    }
+    while (left > 0)
+        sl_wait_queue_co(&done);
+}
+
 /* Committed together, each has its own answer, at once: nobody has to ask again. */
 static void many_co(struct cluster_world *world)
 {
-    struct many many[MANY];
     world_create_group_co(world);
     world_attach_co(world);
     for (unsigned i = 0; i < MANY; i++)
         assert_int_equal(client_write_co(world, i, 1, 1), 0);
     uint64_t commit = commit_co(world), moved_count = world->moved_count;
-    for (unsigned round = 0; round < MANY_ROUNDS; round++) {
-        struct sl_wait_queue done;
-        unsigned left = MANY;
-        sl_wait_queue_init(&done);
-        for (unsigned i = 0; i < MANY; i++) {
-            many[i] = (struct many){world, ++world->sequence, i, &left, &done};
-            assert_int_equal(sl_co_spawn(sl_io_reactor(world->client.io), zero_co, &many[i]), 0);
-        }
-        while (left > 0)
-            sl_wait_queue_co(&done);
-    }
+    for (unsigned round = 0; round < MANY_ROUNDS; round++)
+        zero_together_co(world);
     assert_int_equal(world->moved_count, moved_count);
     assert_int_equal(commit_co(world), commit + MANY * MANY_ROUNDS);
     client_expect_co(world, 0, MANY, 0);
@@ -197,10 +210,7 @@ static void power_is_lost(void **state)
     world_run(&world, make_co);
     for (unsigned round = 0; round < 4; round++) {
         world_run(&world, write_kept_co);
-        for (unsigned i = 1; i <= 3; i++)
-            node_end(&world, i, round != 2);
-        for (unsigned i = 1; i <= 3; i++)
-            node_start(&world, i);
+        restart_all(&world, round != 2);
         world_run(&world, expect_kept_co);
     }
     world_run(&world, all_equal_co);
@@ -344,10 +354,7 @@ static void log_goes_round(void **state)
     world_run(&world, make_co);
     world_run(&world, write_much_co);
     world_run(&world, all_equal_co);
-    for (unsigned i = 1; i <= 3; i++)
-        node_end(&world, i, true);
-    for (unsigned i = 1; i <= 3; i++)
-        node_start(&world, i);
+    restart_all(&world, true);
     world_run(&world, write_some_co);
     world_run(&world, all_equal_co);
     world_close(&world);
@@ -663,10 +670,7 @@ static void blocks_are_repaired(void **state)
     world_run(&world, make_co);
     world_run(&world, write_one_co);
     world_run(&world, all_equal_co);
-    for (unsigned i = 1; i <= 3; i++)
-        node_end(&world, i, false);
-    for (unsigned i = 1; i <= 3; i++)
-        node_start(&world, i);
+    restart_all(&world, false);
     world_run(&world, expect_one_co);
     unsigned leader = world.leader;
     assert_true(find_block(&world, leader, 703, 4242, true) > 0);
@@ -735,10 +739,7 @@ static void damaged_block_waits_for_its_copy(void **state)
     world_run(&world, make_co);
     world_run(&world, write_one_co);
     world_run(&world, all_equal_co);
-    for (unsigned i = 1; i <= 3; i++)
-        node_end(&world, i, false);
-    for (unsigned i = 1; i <= 3; i++)
-        node_start(&world, i);
+    restart_all(&world, false);
     world_run(&world, expect_one_co);
     unsigned away = world.leader % 3 + 1;
     node_end(&world, away, false);
@@ -794,6 +795,107 @@ static void who_forgot_stays_out(void **state)
     world_close(&world);
 }
 
+/* ---- not the request's fault */
+
+static struct sl_replica *leader_of(struct cluster_world *world)
+{
+    return sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+}
+
+/* The old leader's answer was lost when it stepped down, and the tool asks the new one. */
+static void transfer_again_co(struct cluster_world *world)
+{
+    world_attach_co(world);
+    assert_int_equal(client_write_co(world, 0, 1, 1), 0);
+    assert_int_equal(change_co(world, SL_GROUP_TRANSFER, REPLICA(world->leader), world->leader), 0);
+}
+
+/* Who meets a target that ends is sent elsewhere: it was told that the medium had failed. */
+static void closing_co(struct cluster_world *world)
+{
+    struct sl_target_cluster *cluster = world->nodes[world->leader].target->cluster;
+    cluster->closing = true;
+    expect_later_co(world);
+    cluster->closing = false;
+}
+
+/* An APPEND that waits in a member's lane is not made again. */
+static void lane_co(struct cluster_world *world)
+{
+    struct sl_replica *replica = leader_of(world);
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    unsigned to = world->leader % 3 + 1;
+    int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), REPLICA(to));
+    struct sl_raft_message message = {.kind = SL_RAFT_APPEND,
+                                      .term = status.term,
+                                      .to = {REPLICA(to), to},
+                                      .index = {status.last.value - 1},
+                                      .count = 1};
+    assert_true(slot >= 0 && replica->lanes[slot].jobs == 0);
+    for (unsigned i = 0; i < 100; i++)
+        sl_replica_send(replica, &message);
+    assert_int_equal(replica->lanes[slot].jobs, 1);
+    message.index.value--; /* ends before the newest: that one will do */
+    sl_replica_send(replica, &message);
+    assert_int_equal(replica->lanes[slot].jobs, 1);
+    message.index.value += 2; /* what is new is not there yet */
+    sl_replica_send(replica, &message);
+    assert_int_equal(replica->lanes[slot].jobs, 2);
+    message.term.value++; /* another leadership's */
+    sl_replica_send(replica, &message);
+    assert_int_equal(replica->lanes[slot].jobs, 3);
+}
+
+static void elsewhere(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 21, 3);
+    world_run(&world, make_co);
+    world_run(&world, transfer_again_co);
+    world_run(&world, closing_co);
+    world_run(&world, lane_co);
+    world_close(&world);
+}
+
+/* One attempt at the leader, in the capsule. */
+static int attempt_write_co(struct cluster_world *world)
+{
+    union sl_capsule request, reply;
+    struct sl_group_message *io = client_request(&request, SL_IO_WRITE_ZEROES);
+    io->session = world->session;
+    io->sequence = ++world->sequence;
+    io->unfinished = 0;
+    io->volume = VOLUME;
+    io->epoch = world->epoch;
+    io->length_bytes = SL_BLOCK_BYTES;
+    return client_call_co(world, world->leader, &request, NULL, &reply);
+}
+
+/* The leader's disk has no room for its log, which another group has found out: its writes were
+ * told so, but another leader has room. */
+static void full_log_co(struct cluster_world *world)
+{
+    struct sl_replica *replica = leader_of(world);
+    struct sl_store_group_status status;
+    assert_int_equal(attempt_write_co(world), 0);
+    sl_sim_disk_faults(world->sim, world->nodes[world->leader].name, DISK_PATH)->full = true;
+    sl_store_group_status(replica->log, &status);
+    assert_int_equal(sl_store_vote_co(replica->log, status.term, status.vote), -ENOSPC);
+    assert_int_equal(attempt_write_co(world), -SL_E_MOVED);
+    zero_together_co(world);
+}
+
+static void log_fails(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 30, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_some_co);
+    world_run(&world, full_log_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -815,6 +917,8 @@ int main(void)
         cmocka_unit_test(damaged_block_waits_for_its_copy),
         cmocka_unit_test(failed_creation_is_tried_again),
         cmocka_unit_test(who_forgot_stays_out),
+        cmocka_unit_test(elsewhere),
+        cmocka_unit_test(log_fails),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
