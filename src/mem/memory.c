@@ -25,12 +25,12 @@
 #include "mem/poison.h"
 #include "mem/pool.h"
 
-/* The first arena, and the most that one grows by: arenas double what there is. Registering one
- * with io_uring takes its pages at once, so an idle program should have a small one; the kernel's
- * table of buffers wants few. */
-#define ARENA_BYTES_FIRST (4 * SL_MIB)
-#define ARENA_BYTES_MOST  (32 * SL_MIB)
+/* The first arena of a kind, and the most that one grows by: arenas double what there is.
+ * Registering one with io_uring takes its pages at once, so an idle program should have a small
+ * one; the kernel's table of buffers wants few. */
 #define BLOCK_BYTES       (2 * SL_MIB)
+#define ARENA_BYTES_FIRST BLOCK_BYTES
+#define ARENA_BYTES_MOST  (32 * SL_MIB)
 #define BUFFERS_A_SLAB    256
 /* When the system, not the limit, refused an arena, there may be nobody who frees: look again. */
 #define STARVED_RETRY_NS (100 * SL_NS_PER_MS)

@@ -30,7 +30,7 @@ enum sl_memory_reserve {
 
 struct sl_memory_config {
     size_t limit_bytes; /* most that arenas may take; ≥ 4 MiB */
-    size_t arena_bytes; /* growth step; 0 = as much as there is, 4 to 32 MiB */
+    size_t arena_bytes; /* growth step; 0 = as much as its kind has, 2 to 32 MiB */
     bool hugepages;     /* try 2 MiB pages */
     int numa_node;      /* -1 = any */
 };
