@@ -77,18 +77,25 @@ static struct sl_replica *replica_on(const struct cluster *cluster, unsigned gro
     return NULL;
 }
 
+/* Whether it leads the group there, and in which term. */
+static bool leads(const struct cluster *cluster, unsigned group, unsigned target, uint64_t *term)
+{
+    struct sl_raft_status status;
+    const struct sl_replica *replica = replica_on(cluster, group, target);
+    if (replica == NULL)
+        return false;
+    sl_raft_get_status(replica->raft, &status);
+    *term = status.term.value;
+    return status.role == SL_RAFT_LEADER;
+}
+
 void groups_watch(struct cluster *cluster)
 {
     for (unsigned group = 0; group < cluster->meta.group_count; group++) {
         for (unsigned i = 0; i < cluster->target_count; i++) {
-            struct sl_raft_status status;
-            const struct sl_replica *replica = replica_on(cluster, group, i);
-            if (replica == NULL)
+            uint64_t term;
+            if (!leads(cluster, group, i, &term))
                 continue;
-            sl_raft_get_status(replica->raft, &status);
-            if (status.role != SL_RAFT_LEADER)
-                continue;
-            uint64_t term = status.term.value;
             unsigned at = (unsigned)(term % TERMS);
             if (cluster->leaders[group][at].term == term) {
                 if (cluster->leaders[group][at].node != i + 1)
@@ -111,13 +118,9 @@ unsigned group_leader(const struct cluster *cluster, unsigned group)
     unsigned found = TARGETS_MAX;
     uint64_t term = 0;
     for (unsigned i = 0; i < cluster->target_count; i++) {
-        struct sl_raft_status status;
-        const struct sl_replica *replica = replica_on(cluster, group, i);
-        if (replica == NULL)
-            continue;
-        sl_raft_get_status(replica->raft, &status);
-        if (status.role == SL_RAFT_LEADER && status.term.value > term) {
-            term = status.term.value;
+        uint64_t led;
+        if (leads(cluster, group, i, &led) && led > term) {
+            term = led;
             found = i;
         }
     }

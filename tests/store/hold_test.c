@@ -3,33 +3,11 @@
  * after a crash: what is held for a reader, what is moved. Method: a simulated disk, one script a
  * test.
  */
-#include "world.h"
+#include "entries.h"
 
 #define DISK_BYTES (40 * SL_MIB)
 
 static struct store_world world;
-
-/* Two blocks, durable and not applied. */
-static void append_co(struct store_world *w, struct sl_store_group *group, uint64_t index,
-                      uint64_t id)
-{
-    struct sl_iobuf payload;
-    uint32_t crcs[2];
-    struct sl_store_wait wait;
-    payload_make_co(w, &payload, id, 2, 1);
-    sl_crc32c_blocks(payload.spans[0].data, 2, crcs);
-    struct sl_store_entry entry = {.index = index,
-                                   .term = 1,
-                                   .type = SL_ENTRY_WRITE,
-                                   .chunk = 0,
-                                   .first_block = 8,
-                                   .block_count = 2,
-                                   .crcs = crcs};
-    assert_int_equal(sl_store_prepare_co(group, SL_ENTRY_WRITE, 0, 8, 2), 0);
-    sl_store_append(group, &entry, &payload, &wait);
-    sl_iobuf_fini(&payload);
-    assert_int_equal(sl_store_durable_co(&wait), 0);
-}
 
 /* What is held for a reader stays, all of it, and is there after a crash: also where its first
  * entries were moved in front of those behind them, since they were not committed then. */
@@ -42,7 +20,7 @@ static void held_co(struct store_world *w)
     for (unsigned index = 1; index <= 6; index++) {
         if (index == 4)
             wal_roll(w->store);
-        append_co(w, group, index, 10 * index);
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
     }
     struct sl_store_group *other = sl_store_group_find(w->store, 4);
     for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
@@ -79,7 +57,7 @@ static void held_late_co(struct store_world *w)
     assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
     struct sl_store_group *group = sl_store_group_find(w->store, 3);
     for (unsigned index = 1; index <= 6; index++)
-        append_co(w, group, index, 10 * index);
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
     assert_int_equal(sl_store_apply_co(group, 6), 0);
     /* The checkpoint waits for this one. */
     payload_make_co(w, &payload, 1, 2, 1);
@@ -157,7 +135,7 @@ static void moved_co(struct store_world *w)
     struct sl_store_group *group = sl_store_group_find(w->store, 3);
     struct sl_store_group *other = sl_store_group_find(w->store, 4);
     for (unsigned index = 1; index <= 40; index++)
-        append_co(w, group, index, 10 * index);
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
     assert_true(store_spill(w->store));
     while ((taken[count] = sl_buf_alloc(w->node.memory, 256 * SL_KIB, SL_RESERVE_INTAKE)) != NULL)
         count++;

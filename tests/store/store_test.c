@@ -3,7 +3,7 @@
  * and restart; many groups; votes, truncation, reading entries; a log that wraps many times;
  * ENOSPC; what a disk must be to be opened. Method: a simulated disk, one script a test.
  */
-#include "world.h"
+#include "entries.h"
 
 #define DISK_BYTES (40 * SL_MIB)
 
@@ -331,31 +331,6 @@ static void test_kept(void **state)
 
 /* ---- logs ---- */
 
-static void append_co(struct store_world *w, struct sl_store_group *group, uint64_t index,
-                      uint64_t term, uint8_t type, uint64_t id)
-{
-    struct sl_iobuf payload;
-    uint32_t crcs[2];
-    struct sl_store_wait wait;
-    payload_make_co(w, &payload, id, 2, 1);
-    sl_crc32c_blocks(payload.spans[0].data, 2, crcs);
-    struct sl_store_entry entry = {.index = index,
-                                   .term = term,
-                                   .type = type,
-                                   .chunk = 0,
-                                   .first_block = 8,
-                                   .block_count = 2,
-                                   .extra_bytes = 6,
-                                   .extra = "extra",
-                                   .crcs = crcs};
-    if (type == SL_ENTRY_NOOP)
-        entry.block_count = 0;
-    assert_int_equal(sl_store_prepare_co(group, type, 0, 8, 2), 0);
-    sl_store_append(group, &entry, &payload, &wait);
-    sl_iobuf_fini(&payload);
-    assert_int_equal(sl_store_durable_co(&wait), 0);
-}
-
 static void log_co(struct store_world *w)
 {
     assert_int_equal(world_open_co(w), 0);
@@ -365,14 +340,14 @@ static void log_co(struct store_world *w)
     assert_int_equal(sl_store_vote_co(group, 5, 0), 0); /* the term is heard of first */
     assert_int_equal(sl_store_vote_co(group, 5, 77), 0);
     assert_int_equal(sl_store_vote_co(group, 5, 77), 0);
-    append_co(w, group, 101, 5, SL_ENTRY_NOOP, 0);
+    world_append_co(w, group, 101, 5, SL_ENTRY_NOOP, 0);
     for (unsigned i = 0; i < 8; i++)
-        append_co(w, group, 102 + i, 5, i % 4 == 3 ? SL_ENTRY_OPAQUE : SL_ENTRY_WRITE,
-                  10 * (i + 1));
+        world_append_co(w, group, 102 + i, 5, i % 4 == 3 ? SL_ENTRY_OPAQUE : SL_ENTRY_WRITE,
+                        10 * (i + 1));
     assert_int_equal(sl_store_apply_co(group, 104), 0);
     check_co(group, 0, 8, 2, 30);
     assert_int_equal(sl_store_truncate_co(group, 107), 0);
-    append_co(w, group, 107, 6, SL_ENTRY_WRITE, 500);
+    world_append_co(w, group, 107, 6, SL_ENTRY_WRITE, 500);
     assert_int_equal(sl_store_state_set(group, 103, "the state", 10), 0);
     /* What is not applied survives every turn of the ring. */
     struct sl_store_group *other = sl_store_group_find(w->store, 4);
@@ -460,7 +435,7 @@ static void cut_off_co(struct store_world *w)
     for (unsigned index = 1; index <= 9; index++) {
         if (index > 6)
             wal_roll(w->store);
-        append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
     }
     assert_int_equal(sl_store_apply_co(group, 4), 0);
     uint64_t number = w->store->checkpoint_number;
@@ -516,9 +491,9 @@ static void taken_over_co(struct store_world *w)
     assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
     struct sl_store_group *group = sl_store_group_find(w->store, 3);
     /* Keeps the segment. */
-    append_co(w, sl_store_group_find(w->store, 4), 1, 1, SL_ENTRY_WRITE, 10);
+    world_append_co(w, sl_store_group_find(w->store, 4), 1, 1, SL_ENTRY_WRITE, 10);
     for (unsigned index = 1; index <= 9; index++)
-        append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
     assert_int_equal(sl_store_truncate_co(group, 5), 0);
     assert_int_equal(sl_store_install(group, 7, 3, "the state", 10), 0);
     assert_int_equal(sl_store_checkpoint_co(w->store), 0);

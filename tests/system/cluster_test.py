@@ -7,13 +7,12 @@ initiator's validity test load a volume, while nodes are killed, stopped, starte
 a majority is there, and every block is checked at the end.
 
     cluster_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [NAME]"""
-import os
 import re
 import sys
 import time
 
 from cluster_world import Cluster, errors_of
-from harness import MIB, SLOW, Journal, World, expect, main
+from harness import MIB, SLOW, Journal, World, expect, main, turn
 
 HANG = 40 * SLOW  # nobody waits longer than an I/O may take, and some
 LENGTH = 32 * MIB
@@ -235,15 +234,6 @@ def test_disks(programs):
         journal.finish()
         cluster.wait_equal()
         verify(programs, world)
-
-
-def turn(path, at):
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 16]))
-        os.fsync(file.fileno())
 
 
 TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,

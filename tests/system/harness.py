@@ -189,6 +189,16 @@ class Journal:
         return output
 
 
+def turn(path, at):
+    """Turns a bit of the byte at `at` of a file; once more, and it is as before."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 16]))
+        os.fsync(file.fileno())
+
+
 class World:
     """with World(arguments) as world: …; at its end every server must stop in order and leave nothing."""
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from harness import MIB, Journal, World, expect, main
+from harness import MIB, Journal, World, expect, main, turn
 
 DISK = 192 * MIB
 ROUNDS = int(os.environ.get("STORE_ROUNDS", "6"))
@@ -96,15 +96,6 @@ def damage(world, path):
         turn(path, superblock + 100)
         expect("superblock" in disk(world, "check", path, status=1), "superblock")
         turn(path, superblock + 100)
-
-
-def turn(path, at):
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 16]))
-        os.fsync(file.fileno())
 
 
 def test_refusals(programs):
