@@ -89,8 +89,8 @@ static int verify_region_co(struct chunk *chunk, unsigned region,
     return error;
 }
 
-int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
-                      struct sl_store_findings *findings, const bool *stop)
+static int scrub_chunks_co(struct sl_store *store, uint64_t bytes_per_s,
+                           struct sl_store_findings *findings, const bool *stop)
 {
     uint64_t start_ns = sl_reactor_clock_ns(store->reactor), first = findings->block_count;
     for (uint32_t place = 0; place < store->chunk_count; place++) {
@@ -113,6 +113,13 @@ int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
         }
     }
     return 0;
+}
+
+int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
+                      struct sl_store_findings *findings, const bool *stop)
+{
+    int error = scrub_log_co(store, bytes_per_s, findings, stop);
+    return error < 0 ? error : scrub_chunks_co(store, bytes_per_s, findings, stop);
 }
 
 /* ---- in the background ---- */

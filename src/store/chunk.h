@@ -57,6 +57,10 @@ int apply_chunk_co(struct chunk *chunk);
 /* Starts the coroutines that apply. */
 int appliers_start(struct sl_store *store);
 void appliers_kick(struct sl_store *store);
+/* scrub_log.c: as sl_store_scrub_co(), of the log. What is found is not needed any more on return.
+ */
+int scrub_log_co(struct sl_store *store, uint64_t bytes_per_s, struct sl_store_findings *findings,
+                 const bool *stop);
 /* Whether payload in memory should be let go: it is too much, or memory is short. */
 bool store_is_pressed(const struct sl_store *store);
 /* While entries of the group are held strictly and the log is nearly full. */

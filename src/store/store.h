@@ -262,8 +262,8 @@ struct sl_store_findings {
     uint64_t count;       /* findings */
     uint64_t block_count; /* verified */
 };
-/* Reads every block once, at most `bytes_per_s` (0 = as fast as it goes), beside serving. Ends
- * early when *stop (may be NULL) becomes true. -ENOMEM. */
+/* Reads the log and every block once, at most `bytes_per_s` (0 = as fast as it goes), beside
+ * serving. Ends early when *stop (may be NULL) becomes true. -ENOMEM. */
 int sl_store_scrub_co(struct sl_store *store, uint64_t bytes_per_s,
                       struct sl_store_findings *findings, const bool *stop);
 /* All that the disk says, and every block, of a store that was opened read-only and whose groups

@@ -657,7 +657,7 @@ static uint64_t find_batch(uint64_t sequence)
 }
 
 /* Batches 1: the group; 2 to 6: writes of 2 blocks, each durable before the next. */
-static void five_writes_co(struct store_world *w)
+static void five_open_co(struct store_world *w)
 {
     assert_int_equal(world_open_co(w), 0);
     assert_int_equal(sl_store_group_create_co(w->store, 1, 0, 0), 0);
@@ -665,6 +665,11 @@ static void five_writes_co(struct store_world *w)
         assert_int_equal(write_ids_co(w, sl_store_group_find(w->store, 1), 0, (uint16_t)(i * 2), 2,
                                       10 * (i + 1)),
                          0);
+}
+
+static void five_writes_co(struct store_world *w)
+{
+    five_open_co(w);
     sl_sim_disk_crash(w->sim, NODE, DISK);
     world_close_co(w);
 }
@@ -708,6 +713,52 @@ static void test_log_payload(void **state)
     assert_true(damaged_status.faulty_is_payload);
     for (unsigned i = 0; i < 5; i++)
         assert_int_equal(damaged_reads[i], i == 2 ? -SL_E_CHECKSUM : 0);
+}
+
+/* Scrub finds what a start would miss, and a checkpoint comes before that. */
+static uint64_t log_damage_at;
+static bool log_is_damaged;
+
+static void five_and_scrub_co(struct store_world *w)
+{
+    struct sl_store_findings findings = {0};
+    uint64_t ids[2];
+    five_open_co(w);
+    assert_int_equal(sl_store_scrub_co(w->store, 0, &findings, NULL), 0);
+    assert_int_equal(findings.count, 0);
+    log_damage_at += find_batch(4);
+    sl_sim_disk_data(world.sim, NODE, DISK)[log_damage_at] ^= 4;
+    uint8_t damaged = sl_sim_disk_data(world.sim, NODE, DISK)[log_damage_at];
+    assert_int_equal(sl_store_scrub_co(w->store, 0, &findings, NULL), 0);
+    assert_int_equal(findings.count, 1);
+    assert_int_equal(sl_store_scrub_co(w->store, 0, &findings, NULL), 0);
+    assert_int_equal(findings.count, 1);
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(
+            read_ids_co(w, sl_store_group_find(w->store, 1), 0, (uint16_t)(i * 2), 2, ids), 0);
+        assert_int_equal(ids[0], 10 * (i + 1));
+    }
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+    log_is_damaged = sl_sim_disk_data(world.sim, NODE, DISK)[log_damage_at] == damaged;
+}
+
+static void test_scrub_log(void **state)
+{
+    static const uint64_t places[] = {50, SL_BLOCK_BYTES + 77}; /* the header, the payload */
+    for (unsigned i = 0; i < SL_COUNT_OF(places); i++) {
+        log_damage_at = places[i];
+        start();
+        world_run(&world, five_and_scrub_co, NULL);
+        if (!log_is_damaged) /* the crash took it back */
+            turn_bit(log_damage_at);
+        world_run(&world, look_co, NULL);
+        assert_int_equal(damaged_statistics.missing_batch_count, 0);
+        assert_int_equal(damaged_status.faulty_first, 0);
+        for (unsigned k = 0; k < 5; k++)
+            assert_int_equal(damaged_reads[k], 0);
+        world_free(&world);
+    }
 }
 
 /* An acknowledged batch's header: its entries are missing, and said to be. */
@@ -901,11 +952,12 @@ int main(void)
         cmocka_unit_test(test_log_absurd),  cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_root_copies), cmocka_unit_test(test_scrub),
         cmocka_unit_test(test_grow),        cmocka_unit_test(test_ahead),
-        cmocka_unit_test(test_kept),        cmocka_unit_test(test_log),
-        cmocka_unit_test(test_delete),      cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_log_payload), cmocka_unit_test(test_log_header),
-        cmocka_unit_test(test_log_end),     cmocka_unit_test(test_roots),
-        cmocka_unit_test(test_cut_off),     cmocka_unit_test(test_taken_over),
+        cmocka_unit_test(test_scrub_log),   cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_log),         cmocka_unit_test(test_delete),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_log_payload),
+        cmocka_unit_test(test_log_header),  cmocka_unit_test(test_log_end),
+        cmocka_unit_test(test_roots),       cmocka_unit_test(test_cut_off),
+        cmocka_unit_test(test_taken_over),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
