@@ -15,24 +15,28 @@
 #include "core/error.h"
 #include "store/chunk.h"
 
+/* Of a sequence. An end that recovery discarded may have one of the same, torn. */
+enum seen { NOWHERE, DAMAGED, SOUND };
+
 struct walk {
     struct sl_store *store;
     uint64_t generation;
     uint64_t first, end; /* sequences that it must have: first … end - 1 */
-    bool *seen;          /* each of them */
+    enum seen *seen;     /* each of them */
     uint64_t read_bytes;
     struct sl_buf *header, *payload;
     struct sl_store_findings *findings;
     bool damaged;
 };
 
-static void found(struct walk *walk, const char *what, uint64_t sequence, uint64_t offset)
+static void found(struct walk *walk, const char *what, uint64_t sequence)
 {
     char text[160];
     walk->damaged = true;
     walk->findings->count++;
-    snprintf(text, sizeof(text), "batch %llu of the log%s, in the segment at byte %llu",
-             (unsigned long long)sequence, what, (unsigned long long)offset);
+    snprintf(text, sizeof(text), "batch %llu of the log, in the segment at byte %llu, %s",
+             (unsigned long long)sequence,
+             (unsigned long long)wal_segment_offset(walk->store, walk->generation), what);
     if (walk->findings->report != NULL)
         walk->findings->report(walk->findings->argument, text);
 }
@@ -101,21 +105,21 @@ static int batch_co(struct walk *walk, uint32_t position)
         header.payload_blocks > SL_WAL_BATCH_BLOCKS_MAX ||
         position + header.payload_blocks >= store->wal.segment_blocks)
         return 1;
+    bool matches = true;
     if (header.payload_blocks > 0) {
         walk->payload = sl_buf_alloc_co(
             store->config.memory, header.payload_blocks * SL_BLOCK_BYTES, SL_RESERVE_ADMISSION);
         if (walk->payload == NULL)
             return -ENOMEM;
         error = read_co(walk, walk->payload, position + 1, header.payload_blocks);
-        bool matches = error == 0 && payload_matches(walk);
+        matches = error == 0 && payload_matches(walk);
         sl_buf_unref(walk->payload);
         if (error == -ESTALE)
             return error;
-        if (!matches)
-            found(walk, error < 0 ? " has payload that cannot be read" : " has damaged payload",
-                  header.sequence, wal_segment_offset(store, walk->generation));
     }
-    walk->seen[header.sequence - walk->first] = true;
+    enum seen *seen = &walk->seen[header.sequence - walk->first];
+    if (matches || *seen == NOWHERE)
+        *seen = matches ? SOUND : DAMAGED;
     return (int)(1 + header.payload_blocks);
 }
 
@@ -145,9 +149,9 @@ static int segment_co(struct walk *walk, uint64_t bytes_per_s, const bool *stop)
             (void)sl_wait_queue_until_co(&store->scrub_work, due_ns);
     }
     for (uint64_t i = 0; step >= 0 && i < walk->end - walk->first; i++) {
-        if (!walk->seen[i])
-            found(walk, " cannot be read back", walk->first + i,
-                  wal_segment_offset(store, walk->generation));
+        if (walk->seen[i] != SOUND)
+            found(walk, walk->seen[i] == NOWHERE ? "cannot be read back" : "has damaged payload",
+                  walk->first + i);
     }
     free(walk->seen);
     return step == -ESTALE || step >= 0 ? 0 : step;
