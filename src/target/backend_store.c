@@ -47,11 +47,34 @@ static void store_close(struct sl_target *target)
         sl_target_disk_close(target, i);
 }
 
+/* A disk of a cluster is not one copy of anything: its logs end with what may never be committed.
+ */
+static int refuse_replicas(const struct sl_target *target, struct sl_store *store)
+{
+    struct sl_store_group_status status = {0};
+    for (struct sl_store_group *group;
+         (group = sl_store_group_next(store, status.group)) != NULL;) {
+        sl_store_group_status(group, &status);
+        if (status.state_bytes == 0)
+            continue;
+        sl_log_error("target",
+                     "storage '%s' holds a replica of group %llu of a cluster: start it with "
+                     "--cluster and --node; if its data may go, format it (sluice disk format "
+                     "--force)",
+                     target->storage->disks[0].path, (unsigned long long)status.group);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 /* The group of the shard, made at the first start; everything in its log is committed. */
 static int find_group_co(struct sl_target *target, struct sl_store *store)
 {
     struct sl_store_group_status status;
     struct sl_store_statistics statistics;
+    int refused = refuse_replicas(target, store);
+    if (refused < 0)
+        return refused;
     struct sl_store_group *group = sl_store_group_find(store, GROUP);
     if (group == NULL && !target->storage->config.read_only) {
         int error = sl_store_group_create_co(store, GROUP, 0, 0);

@@ -200,6 +200,19 @@ static int check_place(struct sl_target_cluster *cluster, unsigned shard, uint32
     return 0;
 }
 
+/* What was written without --cluster is nobody's replica, and must not become one. */
+static int check_replicated(const struct sl_target_cluster *cluster, unsigned shard,
+                            const struct sl_store_group_status *status)
+{
+    if (status->state_bytes > 0 || status->last_index == 0)
+        return 0;
+    sl_log_error("target",
+                 "storage '%s' was served without --cluster and holds data of its own: start it "
+                 "without --cluster; if its data may go, format it (sluice disk format --force)",
+                 sl_storage_disk_of(cluster->target->storage, shard)->path);
+    return -EINVAL;
+}
+
 static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, unsigned *opened)
 {
     struct sl_store *store = cluster->target->stores[shard];
@@ -210,8 +223,9 @@ static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, 
         after = status.group;
         if (status.group > UINT32_MAX)
             continue;
-        int error =
-            status.state_bytes > 0 ? check_place(cluster, shard, (uint32_t)status.group) : 0;
+        int error = check_replicated(cluster, shard, &status);
+        if (error == 0 && status.state_bytes > 0)
+            error = check_place(cluster, shard, (uint32_t)status.group);
         if (error < 0)
             return error;
         /* One that cannot be served does not keep the others from it. */

@@ -7,6 +7,7 @@ initiator's validity test load a volume, while nodes are killed, stopped, starte
 a majority is there, and every block is checked at the end.
 
     cluster_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [NAME]"""
+import os
 import re
 import sys
 import time
@@ -236,8 +237,53 @@ def test_disks(programs):
         verify(programs, world)
 
 
+def test_alone(programs):
+    """A disk with replicas is served, grown and dumped as nothing else; one that was served alone becomes no node's. A
+    target without --cluster once wrote its data into the log of group 1, and `sluice disk grow` applied what that log
+    ended with, committed or not."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world, groups=1)
+        finish(world, validity(world))
+        cluster.wait_equal()
+        cluster.stop(1)
+        path = cluster.disk(1)
+
+        def refused(command, *words):
+            target = world.serve("refused", command)
+            world.forget(target)
+            status = target.process.wait(60 * SLOW)
+            expect(status == 1 and all(word in target.text() for word in words), f"{command}: {status}:\n{target.text()}")
+
+        listen = ("-d", "tcp", "--listen", "127.0.0.1:0", "--storage")
+        refused([world.target_program, *listen, f"store:{path}"], path, "replica of group 1", "--cluster")
+        expect("through a gateway" in cluster.run("disk", "dump", path, status=1), "dump")
+        with open(path, "ab") as file:
+            file.truncate(os.path.getsize(path) + 64 * MIB)
+        before = re.search(r"group 1: .*", cluster.run("disk", "inspect", path)).group()
+        cluster.run("disk", "grow", path)
+        after = re.search(r"group 1: .*", cluster.run("disk", "inspect", path)).group()
+        expect(before == after, f"grown, and the group is another: {before}; {after}")
+        cluster.start(1)
+        cluster.ready(1)
+        cluster.wait_equal()
+
+        alone = world.file("alone", 64 * MIB)
+        cluster.run("disk", "format", alone)
+        target = world.target("tcp", f"store:{alone}")
+        gateway = world.gateway("tcp", [target.address()], "-c", "alone")
+        world.run("--operation", "write", "--run-limit-operation-count", 10, "-c", "alone")
+        for server in (gateway, target):
+            server.stop()
+            world.forget(server)
+        cluster.stop(2)
+        refused([world.target_program, "--cluster", cluster.file, "--node", "2", "--storage", f"store:{alone}"], alone,
+                "without --cluster")
+        cluster.start(2)
+        cluster.ready(2)
+
+
 TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,
-         test_members, test_disks]
+         test_members, test_disks, test_alone]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

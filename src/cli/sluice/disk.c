@@ -72,13 +72,22 @@ static int open_stores_co(struct disk_job *job)
     return 0;
 }
 
+/* A replica of a cluster's group: what of its log is committed, its group knows and not the disk.
+ */
+static bool is_replica(const struct sl_store_group *group)
+{
+    struct sl_store_group_status status;
+    sl_store_group_status(group, &status);
+    return status.state_bytes > 0;
+}
+
 /* A group without replicas has all of its log applied. */
 static int apply_co(struct disk_job *job)
 {
     for (unsigned shard = 0; shard < job->shard_count; shard++) {
         struct sl_store_group_status status;
         struct sl_store_group *group = sl_store_group_find(job->stores[shard], GROUP);
-        if (group == NULL)
+        if (group == NULL || is_replica(group))
             continue;
         sl_store_group_status(group, &status);
         int error = sl_store_apply_co(group, status.last_index);
@@ -225,10 +234,32 @@ static int dump_piece_co(struct disk_job *job, uint64_t offset, uint32_t length)
     return error;
 }
 
+/* One storage is dumped; replicas are many, and the gateway knows how volumes lie in them. */
+static int refuse_replicas(const struct disk_job *job)
+{
+    for (unsigned shard = 0; shard < job->shard_count; shard++) {
+        struct sl_store_group *group;
+        struct sl_store_group_status status;
+        for (uint64_t after = 0;
+             (group = sl_store_group_next(job->stores[shard], after)) != NULL;) {
+            sl_store_group_status(group, &status);
+            after = status.group;
+            if (is_replica(group))
+                return complain(job,
+                                "it holds replicas of a cluster's groups, not one storage: read "
+                                "its volumes through a gateway; `sluice disk inspect` lists them",
+                                -EOPNOTSUPP);
+        }
+    }
+    return 0;
+}
+
 static int dump_co(struct disk_job *job)
 {
     struct sl_store_info info;
     int error = open_stores_co(job);
+    if (error == 0)
+        error = refuse_replicas(job);
     if (error == 0)
         error = apply_co(job);
     if (error < 0)
