@@ -140,8 +140,8 @@ static int set(const struct sl_options *options, const struct sl_option *option,
 {
     unsigned index = option->count != NULL ? *option->count : 0;
     if (option->count != NULL && index >= option->count_most) {
-        fprintf(err, "%s: --%s is given more than %u times\n", options->program, option->name,
-                option->count_most);
+        fprintf(err, "%s: --%s is given more than %u time%s\n", options->program, option->name,
+                option->count_most, option->count_most == 1 ? "" : "s");
         return -EINVAL;
     }
     int error = 0;
@@ -260,7 +260,7 @@ static void help_line(const struct sl_option *option, FILE *out)
         for (unsigned i = 0; option->choices[i] != NULL; i++)
             fprintf(out, "%s %s", i == 0 ? "" : ",", option->choices[i]);
     }
-    if (option->count != NULL)
+    if (option->count != NULL && option->count_most > 1)
         fputs("; repeatable", out);
     if (option->fallback != NULL)
         fprintf(out, " [%s]", option->fallback);

@@ -190,8 +190,8 @@ struct sl_capsule_group_reply {
     uint32_t leader_node;    /* 0 = not known */
     uint32_t leader_reactor; /* of that node, or of this one if the group is another reactor's */
     uint64_t term;
-    uint64_t epoch; /* ATTACH, FENCED: the one in force */
-    uint64_t reserved;
+    uint64_t epoch;   /* ATTACH, FENCED: the one in force */
+    uint64_t replica; /* STATUS: the id of the one that answers; else zero */
 };
 _Static_assert(sizeof(struct sl_capsule_group_reply) == 64, "wire.md: group reply");
 

@@ -153,6 +153,7 @@ static void answer_status(struct sl_replica *replica, struct sl_received *receiv
     sl_raft_get_status(replica->raft, &status);
     sl_cluster_fill_reply(replica->cluster, replica->group, replica, 0, 0, &body->reply);
     body->reply.header.length_bytes = sizeof(*body);
+    body->reply.replica = replica->id;
     body->role = roles[status.role];
     body->flags = (status.serving ? SL_GROUP_SERVING : 0) | (status.copying ? SL_GROUP_COPYING : 0);
     body->member_count = (uint8_t)config->count;

@@ -201,6 +201,53 @@ def test_members(programs):
         verify(programs, world)
 
 
+def test_learners(programs):
+    """A lost disk, as docs/operations.md says; add-learner where a member is: nothing is made (once it left a replica that
+    nobody could add, take out or get rid of); one that was cut short, and one that was taken out, are added again."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world, groups=1)
+        journal = load(programs, world)
+
+        def group(what, node, *more, status=0):
+            return cluster.run("group", what, "--cluster", cluster.file, "--group", 1, "--node", node, *more, status=status)
+
+        def voters():
+            members = cluster.status()[1][cluster.leader()]["members"]
+            return {member["node"]: member["replica"] for member in members if member["kind"] == "voter"}
+
+        lost = voters()[3]
+        cluster.kill(3)
+        cluster.format(3)
+        cluster.start(3)
+        cluster.ready(3)
+        text = group("add-learner", 3, status=1)
+        expect("EEXIST" in text and f"--replica {lost}" in text, text)
+        expect("error" in cluster.status()[1][3], "add-learner has made a replica of a member's node")
+        group("remove", 3, "--replica", lost)
+        text = group("remove", 3, status=1)
+        expect("no member of the group" in text and voters()[1] in text, text)
+        group("add-learner", 3)
+        group("promote", 3)
+        expect("voter already" in group("promote", 3), "promoting a voter")
+        given = voters()[3]
+        expect(given != lost, "a new disk has the lost replica's id")
+        # Taken out with its disk whole: it comes back as what it was.
+        group("remove", 3)
+        journal.progress(40, HANG)
+        text = group("promote", 3, status=1) # what the removed one believes does not count
+        expect("no member of the group" in text, text)
+        expect(given in group("add-learner", 3), "another replica than the one that is there")
+        text = group("transfer-leader", 3, status=1)
+        expect("learner" in text, text)
+        expect("learner already" in group("demote", 3), "demoting a learner")
+        group("promote", 3)
+        group("transfer-leader", 3)
+        expect(cluster.leader() == 3 and voters()[3] == given, voters())
+        journal.finish()
+        cluster.wait_equal()
+        verify(programs, world)
+
+
 def test_disks(programs):
     """Two disks a node, each with a reactor of its own: both have groups; a list of disks that does not fit is refused."""
     with World(programs[:3]) as world:
@@ -283,7 +330,7 @@ def test_alone(programs):
 
 
 TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,
-         test_members, test_disks, test_alone]
+         test_members, test_learners, test_disks, test_alone]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

@@ -27,8 +27,10 @@ static int tell(const struct group_tool *tool, uint32_t group, uint32_t node, co
                                                   "another change is under way"
                          : error == -EPERM      ? "; the group would be left without a voter"
                          : error == -ENOENT     ? "; no member of the group is there"
-                         : error == -SL_E_MOVED ? "; nobody leads the group now"
-                                                : "";
+                         : error == -SL_E_MOVED ? "; nobody leads the group now: `sluice group "
+                                                  "status` shows which nodes are there"
+                         : error == -SL_E_CLUSTER_KEY ? "; see --cluster-key-file"
+                                                      : "";
     if (error == 0) {
         printf("group %u: node %u %s\n", group, node, what);
         return 0;
@@ -88,48 +90,119 @@ static const struct sl_cluster_group *the_group(const struct group_tool *tool)
     return sl_cluster_find_group(tool->cluster, (uint32_t)tool->groups[0]);
 }
 
-/* The replica on --node, as the leader knows it, or --replica. */
-static int find_replica_co(struct group_tool *tool, struct sl_group_admin *admin)
+/* The member on --node, and with --replica if that is the one; NULL: none. */
+static const struct sl_group_member *find_member(const struct group_tool *tool,
+                                                 const struct sl_capsule_group_status *view)
 {
-    const struct sl_group_admin status = {.op = SL_GROUP_STATUS, .group = admin->group};
-    struct sl_capsule_group_status answer = {0};
-    admin->replica = tool->replica;
-    admin->node = (uint32_t)tool->node;
-    if (tool->replica != 0)
-        return 0;
-    /* Anybody's word: the leader checks it. The freshest is best. */
-    uint64_t term = 0;
-    for (unsigned i = 0; i < tool->cluster->node_count; i++) {
-        if (group_ask_co(tool, i, &status, &answer) < 0 || answer.reply.term < term)
-            continue;
-        term = answer.reply.term;
-        for (unsigned j = 0; j < sl_min((unsigned)answer.member_count, SL_GROUP_MEMBERS_MAX); j++) {
-            if (answer.members[j].node == admin->node)
-                admin->replica = answer.members[j].replica;
-        }
+    for (unsigned i = 0; i < view->member_count; i++) {
+        const struct sl_group_member *member = &view->members[i];
+        if (member->node == tool->node && (tool->replica == 0 || member->replica == tool->replica))
+            return member;
     }
-    return admin->replica != 0 ? 0 : -ENOENT;
+    return NULL;
+}
+
+static int no_member(const struct group_tool *tool, uint32_t group, const char *what,
+                     const struct sl_capsule_group_status *view)
+{
+    fprintf(stderr, "%s: group %u: node %llu was not %s: no member of the group is there",
+            tool->program, group, (unsigned long long)tool->node, what);
+    if (tool->replica != 0)
+        fprintf(stderr, " under the replica id %016llx", (unsigned long long)tool->replica);
+    fprintf(stderr, "; its members (node/replica):");
+    for (unsigned i = 0; i < view->member_count; i++)
+        fprintf(stderr, " %u/%016llx%s", view->members[i].node,
+                (unsigned long long)view->members[i].replica,
+                view->members[i].kind == SL_GROUP_LEARNER ? " (learner)" : "");
+    fprintf(stderr, "\n");
+    return 1;
+}
+
+/* Whether the change is what its leader says already. */
+static bool is_done(const struct sl_capsule_group_status *view, const struct sl_group_admin *admin)
+{
+    for (unsigned i = 0; i < view->member_count; i++) {
+        if (view->members[i].replica != admin->replica)
+            continue;
+        return admin->op == SL_GROUP_ADD_LEARNER ||
+               (admin->op == SL_GROUP_PROMOTE && view->members[i].kind == SL_GROUP_VOTER) ||
+               (admin->op == SL_GROUP_DEMOTE && view->members[i].kind == SL_GROUP_LEARNER);
+    }
+    return admin->op == SL_GROUP_REMOVE;
+}
+
+/* Asks for a change until it is made, and for a promotion until its learner has caught up. */
+static int change_members_co(struct group_tool *tool, const struct sl_cluster_group *group,
+                             const struct sl_group_admin *admin)
+{
+    struct sl_capsule_group_status answer = {0};
+    uint64_t end_ns = sl_reactor_clock_ns(tool->reactor) + PROMOTE_NS;
+    int error;
+    while ((error = group_ask_leader_co(tool, group, admin, &answer)) == -EAGAIN &&
+           admin->op == SL_GROUP_PROMOTE && sl_reactor_clock_ns(tool->reactor) < end_ns)
+        sl_sleep_co(PROMOTE_RETRY_NS);
+    /* The answer may have been lost with its leader, and asked again it is refused. */
+    if (error < 0 && error != -EAGAIN && group_view_co(tool, group, &answer) == 0 &&
+        is_done(&answer, admin))
+        return 0;
+    return error;
 }
 
 static int change_co(struct group_tool *tool, enum sl_group_admin_op op, const char *what)
 {
     const struct sl_cluster_group *group = the_group(tool);
-    struct sl_capsule_group_status answer = {0};
-    struct sl_group_admin admin = {.op = (uint8_t)op, .group = group->id};
-    int error = find_replica_co(tool, &admin);
-    uint64_t end_ns = sl_reactor_clock_ns(tool->reactor) + PROMOTE_NS;
-    while (error == 0 && (error = group_ask_leader_co(tool, group, &admin, &answer)) == -EAGAIN &&
-           op == SL_GROUP_PROMOTE && sl_reactor_clock_ns(tool->reactor) < end_ns) {
-        error = 0;
-        sl_sleep_co(PROMOTE_RETRY_NS);
+    struct sl_capsule_group_status view;
+    int error = group_view_co(tool, group, &view);
+    if (error < 0)
+        return tell(tool, group->id, (uint32_t)tool->node, what, error);
+    const struct sl_group_member *member = find_member(tool, &view);
+    if (member == NULL)
+        return no_member(tool, group->id, what, &view);
+    struct sl_group_admin admin = {
+        .op = (uint8_t)op, .group = group->id, .replica = member->replica, .node = member->node};
+    if (is_done(&view, &admin)) {
+        printf("group %u: node %u is a %s already\n", group->id, member->node,
+               op == SL_GROUP_PROMOTE ? "voter" : "learner");
+        return 0;
     }
-    return tell(tool, group->id, (uint32_t)tool->node, what, error);
+    return tell(tool, group->id, member->node, what, change_members_co(tool, group, &admin));
+}
+
+/* A replica that is there and no member: add-learner was cut short before it was one, or it was
+ * taken out and its disk is whole. It has what it ever promised: it may be a member again. */
+static int adopt_co(struct group_tool *tool, const struct sl_cluster_group *group)
+{
+    const struct sl_group_admin status = {.op = SL_GROUP_STATUS, .group = group->id};
+    struct sl_capsule_group_status answer = {0};
+    int error = group_ask_co(tool, index_of(tool, (uint32_t)tool->node), &status, &answer);
+    if (error < 0)
+        return error;
+    if (answer.reply.replica == 0 ||
+        (tool->replica_text != NULL && answer.reply.replica != tool->replica))
+        return -EEXIST;
+    tool->replica = answer.reply.replica;
+    return 0;
 }
 
 static int add_learner_co(struct group_tool *tool)
 {
     const struct sl_cluster_group *group = the_group(tool);
-    struct sl_capsule_group_status answer = {0};
+    struct sl_capsule_group_status view;
+    uint32_t node = (uint32_t)tool->node;
+    int error = group_view_co(tool, group, &view);
+    if (error < 0)
+        return tell(tool, group->id, node, "given a new replica", error);
+    for (unsigned i = 0; i < view.member_count; i++) {
+        if (view.members[i].node != node)
+            continue;
+        fprintf(stderr,
+                "%s: group %u: node %u was not given a new replica: it is a member by its replica "
+                "%016llx (EEXIST); if the disk with that is lost, first `sluice group remove "
+                "--group %u --node %u --replica %016llx`\n",
+                tool->program, group->id, node, (unsigned long long)view.members[i].replica,
+                group->id, node, (unsigned long long)view.members[i].replica);
+        return 1;
+    }
     while (tool->replica == 0)
         tool->replica = sl_reactor_random_u64(tool->reactor);
     struct sl_group_admin admin = {
@@ -137,17 +210,23 @@ static int add_learner_co(struct group_tool *tool)
         .group = group->id,
         .size_bytes = group->size_bytes,
         .replica = tool->replica,
-        .node = (uint32_t)tool->node,
+        .node = node,
     };
-    int error = group_ask_co(tool, index_of(tool, admin.node), &admin, NULL);
+    const char *has = "has a new";
+    error = group_ask_co(tool, index_of(tool, node), &admin, NULL);
+    if (error == -EEXIST) {
+        has = "had, and keeps, its";
+        error = adopt_co(tool, group);
+    }
     if (error < 0)
-        return tell(tool, group->id, admin.node, "given a new replica", error);
-    printf("group %u: node %u has a new replica %016llx\n", group->id, admin.node,
+        return tell(tool, group->id, node, "given a new replica", error);
+    printf("group %u: node %u %s replica %016llx\n", group->id, node, has,
            (unsigned long long)tool->replica);
     admin.op = SL_GROUP_ADD_LEARNER;
     admin.size_bytes = 0;
-    error = group_ask_leader_co(tool, group, &admin, &answer);
-    return tell(tool, group->id, admin.node, "added as a learner", error);
+    admin.replica = tool->replica;
+    return tell(tool, group->id, node, "added as a learner",
+                change_members_co(tool, group, &admin));
 }
 
 static int promote_co(struct group_tool *tool)
@@ -168,20 +247,33 @@ static int remove_co(struct group_tool *tool)
 /* Answered when it was begun; it is over when the new one leads. */
 static int transfer_co(struct group_tool *tool)
 {
+    static const char what[] = "made the leader";
     const struct sl_cluster_group *group = the_group(tool);
     const struct sl_group_admin status = {.op = SL_GROUP_STATUS, .group = group->id};
-    struct sl_capsule_group_status answer = {0};
-    struct sl_group_admin admin = {.op = SL_GROUP_TRANSFER, .group = group->id};
-    int error = find_replica_co(tool, &admin);
-    if (error == 0)
-        error = group_ask_leader_co(tool, group, &admin, &answer);
+    struct sl_capsule_group_status answer;
+    int error = group_view_co(tool, group, &answer);
+    if (error < 0)
+        return tell(tool, group->id, (uint32_t)tool->node, what, error);
+    const struct sl_group_member *member = find_member(tool, &answer);
+    if (member == NULL)
+        return no_member(tool, group->id, what, &answer);
+    struct sl_group_admin admin = {.op = SL_GROUP_TRANSFER,
+                                   .group = group->id,
+                                   .replica = member->replica,
+                                   .node = member->node};
+    if (member->kind == SL_GROUP_LEARNER) {
+        fprintf(stderr, "%s: group %u: node %u was not %s: it is a learner: promote it first\n",
+                tool->program, group->id, admin.node, what);
+        return 1;
+    }
+    error = group_ask_leader_co(tool, group, &admin, &answer);
     for (unsigned i = 0; error == 0 && i < 50; i++) {
         error = group_ask_co(tool, index_of(tool, admin.node), &status, &answer);
         if (error == 0 && (answer.flags & SL_GROUP_SERVING) != 0)
             return tell(tool, group->id, admin.node, "leads now", 0);
         sl_sleep_co(PROMOTE_RETRY_NS / 4);
     }
-    return tell(tool, group->id, admin.node, "made the leader", error == 0 ? -ETIMEDOUT : error);
+    return tell(tool, group->id, admin.node, what, error == 0 ? -ETIMEDOUT : error);
 }
 
 /* ---- frame ---- */
@@ -210,6 +302,13 @@ static int complain(const struct group_tool *tool, const char *text)
     return 2;
 }
 
+static int not_in_file(const struct group_tool *tool, const char *what, uint64_t id)
+{
+    fprintf(stderr, "%s: --%s %llu: the cluster file '%s' has no such %s (`sluice cluster show`)\n",
+            tool->program, what, (unsigned long long)id, tool->cluster_file, what);
+    return 2;
+}
+
 /* One group and one node, if the command is about them. */
 static int check(struct group_tool *tool, bool one)
 {
@@ -217,10 +316,10 @@ static int check(struct group_tool *tool, bool one)
         return complain(tool, "name one --group and one --node");
     for (unsigned i = 0; i < tool->group_count; i++) {
         if (sl_cluster_find_group(tool->cluster, (uint32_t)tool->groups[i]) == NULL)
-            return complain(tool, "--group: the cluster file has no such group");
+            return not_in_file(tool, "group", tool->groups[i]);
     }
     if (tool->node != 0 && index_of(tool, (uint32_t)tool->node) == UINT32_MAX)
-        return complain(tool, "--node: the cluster file has no such node");
+        return not_in_file(tool, "node", tool->node);
     if (tool->replica_text == NULL)
         return 0;
     char *end;
@@ -244,7 +343,7 @@ static int run(struct group_tool *tool, const char *summary, bool one, int argc,
                                    SL_OPTION_INTEGER,
                                    tool->groups,
                                    &tool->group_count,
-                                   SL_COUNT_OF(tool->groups),
+                                   one ? 1 : SL_COUNT_OF(tool->groups),
                                    1,
                                    UINT32_MAX,
                                    .argument = "ID",

@@ -43,9 +43,15 @@ struct group_tool {
  * -SL_E_UNREACHABLE and what else ends a connection. `answer` may be NULL. */
 int group_ask_co(struct group_tool *tool, unsigned node, const struct sl_group_admin *admin,
                  struct sl_capsule_group_status *answer);
-/* Asks who leads, wherever that is; waits for an election. */
+/* Asks who leads, wherever that is; waits for an election. -ENOENT: the leader's, no such member.
+ */
 int group_ask_leader_co(struct group_tool *tool, const struct sl_cluster_group *group,
                         const struct sl_group_admin *admin, struct sl_capsule_group_status *answer);
+
+/* What the group's leader says of it; waits for an election. -SL_E_MOVED: nobody leads it; else why
+ * no node could be asked. */
+int group_view_co(struct group_tool *tool, const struct sl_cluster_group *group,
+                  struct sl_capsule_group_status *view);
 
 /* group_show.c */
 

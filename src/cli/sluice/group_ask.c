@@ -121,3 +121,42 @@ int group_ask_leader_co(struct group_tool *tool, const struct sl_cluster_group *
         tool->nodes[index].asked = tool->nodes[index].error == 0 && tool->nodes[index].asked;
     }
 }
+
+/* Whoever has lost its leadership does not know it yet: the newest term counts. */
+static int view_once_co(struct group_tool *tool, uint32_t group,
+                        struct sl_capsule_group_status *view)
+{
+    const struct sl_group_admin status = {.op = SL_GROUP_STATUS, .group = group};
+    int result = -SL_E_MOVED;
+    unsigned asked = 0, failed = 0;
+    *view = (struct sl_capsule_group_status){0};
+    for (unsigned i = 0; i < tool->cluster->node_count; i++) {
+        struct sl_capsule_group_status answer = {0};
+        int error = group_ask_co(tool, i, &status, &answer);
+        asked++;
+        if (error < 0 && error != -ENOENT) {
+            failed++;
+            result = failed == asked ? error : result;
+            tool->nodes[i].asked = false; /* it may come back */
+        }
+        if (error < 0 || answer.reply.header.length_bytes < sizeof(answer) ||
+            (answer.flags & SL_GROUP_SERVING) == 0 || answer.reply.term < view->reply.term)
+            continue;
+        answer.member_count = (uint8_t)sl_min((unsigned)answer.member_count, SL_GROUP_MEMBERS_MAX);
+        *view = answer;
+    }
+    if (view->member_count > 0)
+        return 0;
+    return failed == asked ? result : -SL_E_MOVED;
+}
+
+int group_view_co(struct group_tool *tool, const struct sl_cluster_group *group,
+                  struct sl_capsule_group_status *view)
+{
+    uint64_t end_ns = sl_reactor_clock_ns(tool->reactor) + LEADER_NS;
+    int error;
+    while ((error = view_once_co(tool, group->id, view)) == -SL_E_MOVED &&
+           sl_reactor_clock_ns(tool->reactor) < end_ns)
+        sl_sleep_co(LEADER_RETRY_NS);
+    return error;
+}
