@@ -129,6 +129,12 @@ struct sl_capsule_io {
 };
 _Static_assert(sizeof(struct sl_capsule_io) == 240, "wire.md: I/O capsule");
 
+enum sl_storage_flag {
+    SL_STORAGE_READ_ONLY = 1,
+    SL_STORAGE_CHEAP_DISCARD = 2,
+    SL_STORAGE_REPLICATED = 4,
+};
+
 /* Answer to QUERY_STORAGE and INIT_STORAGE: what a target has. */
 struct sl_capsule_storage {
     struct sl_capsule_header header;
@@ -137,9 +143,10 @@ struct sl_capsule_storage {
     uint32_t shard_bytes;   /* consecutive shards go to reactors 0, 1, … in turn */
     uint32_t reactor_count; /* connect to each: its index goes in the connection's private data */
     uint32_t transfer_bytes_max;
-    uint32_t storage_flags; /* 1 = read-only, 2 = discard is cheap, 4 = replicated */
+    uint32_t storage_flags; /* enum sl_storage_flag */
     uint32_t reserved;
-    uint8_t storage_id[16]; /* random, made at start (mem) or kept with the file */
+    uint8_t storage_id[16]; /* random, made at start (mem) or kept with the file; replicated: the
+                               cluster's id */
 };
 _Static_assert(sizeof(struct sl_capsule_storage) == 80, "wire.md: storage capsule");
 

@@ -67,7 +67,8 @@ struct server {
     struct sl_gateway *gateway;
     unsigned index;
     const char *address;
-    bool known; /* it answered at least once */
+    bool known;        /* it answered at least once */
+    const char *fault; /* of its last description; NULL: none. Said once */
     struct sl_capsule_storage storage;
     unsigned route_count; /* as many connectors run; 1 until the server tells its reactor count */
     struct route *routes[SL_SERVER_REACTORS_MAX];

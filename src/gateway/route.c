@@ -16,6 +16,7 @@
 #include "core/log.h"
 #include "gateway/layout.h"
 #include "gateway/private.h"
+#include "meta/cluster.h"
 
 #define CONNECT_TIMEOUT_NS (5 * SL_NS_PER_S)
 /* Retry quickly at first (a restarting target), then once a second: its cost on an idle machine is
@@ -94,7 +95,23 @@ static bool storage_is_same(const struct server *server, const struct sl_capsule
 
 _Static_assert(SL_SERVER_REACTORS_MAX == 64, "as storage_fault() says");
 
-/* What is wrong with it, or NULL. */
+/* Whether it is what the command line takes it for: what is wrong, or NULL. */
+static const char *stranger(const struct sl_capsule_storage *storage,
+                            const struct sl_cluster *cluster)
+{
+    bool replicated = (storage->storage_flags & SL_STORAGE_REPLICATED) != 0;
+    if (storage->header.length_bytes < sizeof(*storage))
+        return NULL; /* storage_fault() says it */
+    if (cluster == NULL && replicated)
+        return "it is a node of a cluster: give its cluster file by --cluster";
+    if (cluster != NULL && !replicated)
+        return "it is no node of a cluster: start it with --cluster and --node";
+    if (cluster != NULL && memcmp(storage->storage_id, cluster->id, sizeof(cluster->id)) != 0)
+        return "it is a node of another cluster: the 'id' of the --cluster file is not its own";
+    return NULL;
+}
+
+/* What is wrong with what it says of itself, or NULL. */
 static const char *storage_fault(const struct sl_capsule_storage *storage, bool replicated)
 {
     if (storage->header.length_bytes < sizeof(*storage))
@@ -172,21 +189,36 @@ static int start_connectors(struct server *server, unsigned count)
     return 0;
 }
 
+/* A server that is not to be used; said once, though it is asked again. */
+static int check_storage(struct server *server, const struct sl_capsule_storage *storage)
+{
+    const struct sl_cluster *cluster = server->gateway->group->cluster;
+    const char *strange = stranger(storage, cluster);
+    const char *fault = strange != NULL ? strange : storage_fault(storage, cluster != NULL);
+    bool told = fault == server->fault;
+    server->fault = fault;
+    if (fault == NULL)
+        return 0;
+    if (strange != NULL && !told)
+        sl_log_error("gateway", "storage server %s cannot be used: %s", server->address, strange);
+    else if (!told)
+        sl_log_error("gateway",
+                     "storage server %s: its description of its storage is unusable: %s (capacity "
+                     "%llu, reactors %u, blocks of %u bytes, shards of %u bytes)",
+                     server->address, fault, (unsigned long long)storage->capacity_bytes,
+                     storage->reactor_count, storage->block_bytes, storage->shard_bytes);
+    return -SL_E_PROTOCOL;
+}
+
 /* What the server says of its storage decides whether the route may open. */
 static int route_admit(struct route *route, const struct sl_capsule_storage *storage)
 {
     struct server *server = route->server;
     struct sl_gateway *gateway = server->gateway;
     bool replicated = gateway->group->cluster != NULL;
-    const char *fault = storage_fault(storage, replicated);
-    if (fault != NULL) {
-        sl_log_error("gateway",
-                     "storage server %s: its description of its storage is unusable: %s (capacity "
-                     "%llu, reactors %u, blocks of %u bytes, shards of %u bytes)",
-                     server->address, fault, (unsigned long long)storage->capacity_bytes,
-                     storage->reactor_count, storage->block_bytes, storage->shard_bytes);
-        return -SL_E_PROTOCOL;
-    }
+    int error = check_storage(server, storage);
+    if (error < 0)
+        return error;
     /* A replicated group knows its own: a node may come back with a new disk. */
     if (!replicated && server->known && !storage_is_same(server, storage) &&
         atomic_load(&gateway->group->session_count) != 0) {

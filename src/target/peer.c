@@ -73,6 +73,8 @@ static const char *hello_problem(int error)
         return "it is another node than the cluster file says";
     case -ENOENT:
         return "the cluster file here has no such node";
+    case -EIO:
+        return "it refused us: its log says why";
     default:
         return sl_error_text(error);
     }

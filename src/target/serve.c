@@ -104,9 +104,11 @@ static void answer_storage(struct peer *peer, struct sl_received *received)
     reply.storage.transfer_bytes_max = peer->target->cluster != NULL
                                            ? peer->target->cluster->entry_bytes_max
                                            : SL_TRANSFER_BYTES_MAX;
-    reply.storage.storage_flags =
-        (storage->info.read_only ? 1 : 0) | (peer->target->cluster != NULL ? 4 : 0);
-    memcpy(reply.storage.storage_id, storage->info.storage_id, 16); /* header: identity */
+    reply.storage.storage_flags = (storage->info.read_only ? SL_STORAGE_READ_ONLY : 0) |
+                                  (peer->target->cluster != NULL ? SL_STORAGE_REPLICATED : 0);
+    const uint8_t *id = peer->target->cluster != NULL ? peer->target->cluster->config.cluster_id
+                                                      : storage->info.storage_id;
+    memcpy(reply.storage.storage_id, id, 16); /* header: identity */
     sl_connection_reply(received, &reply);
 }
 

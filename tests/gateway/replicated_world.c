@@ -118,6 +118,10 @@ static void answer_moved(struct target *target, struct sl_received *received, st
     sl_connection_reply(received, &reply);
 }
 
+/* As in cluster_text. */
+static const uint8_t cluster_id[16] = {0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
+                                       0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff};
+
 static void answer_storage(struct sl_received *received)
 {
     union sl_capsule reply = {0};
@@ -126,7 +130,8 @@ static void answer_storage(struct sl_received *received)
     if (received->capsule.header.type == SL_CAPSULE_QUERY_STORAGE) {
         reply.storage.block_bytes = SL_BLOCK_BYTES;
         reply.storage.reactor_count = REACTORS;
-        reply.storage.storage_flags = 4;
+        reply.storage.storage_flags = SL_STORAGE_REPLICATED;
+        memcpy(reply.storage.storage_id, cluster_id, sizeof(cluster_id));
     }
     sl_connection_reply(received, &reply);
 }

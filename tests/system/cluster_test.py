@@ -248,6 +248,38 @@ def test_learners(programs):
         verify(programs, world)
 
 
+def test_other_cluster(programs):
+    """Nodes, and a file of another cluster with the same addresses and numbers: gateways and tools once went by the addresses
+    alone, and wrote volumes where the file laid them."""
+    with World(programs[:3]) as world:
+        cluster = begin(programs, world, groups=1)
+        finish(world, validity(world))
+        with open(cluster.file) as file:
+            text = file.read()
+        other = f"{world.directory}/other.json"
+        with open(other, "w") as file:
+            file.write(re.sub(r'"id": "[0-9a-f]{32}"', '"id": "00112233445566778899aabbccddeeff"', text))
+        for command in ("status", "create"):
+            said = cluster.run("group", command, "--cluster", other, status=1)
+            expect(said.count("another cluster") == 3, said)
+        said = cluster.run("group", "transfer-leader", "--cluster", other, "--group", 1, "--node", 1, status=1)
+        expect("another cluster" in said, said)
+        gateway = world.serve("gateway", [world.gateway_program, "-d", "tcp", "--cluster", other, "-c", "other"])
+        gateway.wait_for("node of another cluster")
+        world.run("--operation", "write", "--run-limit-operation-count", 1, "-c", "other", "--control-timeout", "1s", status=1)
+        plain = world.gateway("tcp", [cluster.addresses[1]], "-c", "plain")
+        plain.wait_for("--cluster")
+        world.run("--operation", "write", "--run-limit-operation-count", 1, "-c", "plain", "--control-timeout", "1s", status=1)
+        cluster.stop(3)
+        target = world.serve("stranger", [world.target_program, "--cluster", other, "--node", "3", "--storage",
+                                          f"store:{cluster.disk(3)}"])
+        target.wait_for("another cluster")
+        target.stop()
+        world.forget(target)
+        cluster.start(3)
+        cluster.ready(3)
+
+
 def test_disks(programs):
     """Two disks a node, each with a reactor of its own: both have groups; a list of disks that does not fit is refused."""
     with World(programs[:3]) as world:
@@ -330,7 +362,7 @@ def test_alone(programs):
 
 
 TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,
-         test_members, test_learners, test_disks, test_alone]
+         test_members, test_learners, test_other_cluster, test_disks, test_alone]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

@@ -29,6 +29,8 @@ static int tell(const struct group_tool *tool, uint32_t group, uint32_t node, co
                          : error == -ENOENT     ? "; no member of the group is there"
                          : error == -SL_E_MOVED ? "; nobody leads the group now: `sluice group "
                                                   "status` shows which nodes are there"
+                         : error == -EXDEV ? "; a node of another cluster, or of none, is at its "
+                                             "address: is this its cluster file?"
                          : error == -SL_E_CLUSTER_KEY ? "; see --cluster-key-file"
                                                       : "";
     if (error == 0) {

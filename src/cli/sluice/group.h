@@ -39,8 +39,9 @@ struct group_tool {
     int status;
 };
 
-/* Asks one node; follows "moved" to another reactor of it. 0, the answer's errno, or
- * -SL_E_UNREACHABLE and what else ends a connection. `answer` may be NULL. */
+/* Asks one node; follows "moved" to another reactor of it. 0, the answer's errno, -EXDEV: it is no
+ * node of this cluster, or -SL_E_UNREACHABLE and what else ends a connection. `answer` may be NULL.
+ */
 int group_ask_co(struct group_tool *tool, unsigned node, const struct sl_group_admin *admin,
                  struct sl_capsule_group_status *answer);
 /* Asks who leads, wherever that is; waits for an election. -ENOENT: the leader's, no such member.

@@ -60,6 +60,10 @@ static int ask_reactors_co(struct group_tool *tool, struct group_node *node)
         (reply.header.length_bytes < sizeof(reply.storage) || reply.storage.reactor_count < 1 ||
          reply.storage.reactor_count > GROUP_REACTORS_MAX))
         node->error = -SL_E_PROTOCOL;
+    if (node->error == 0 &&
+        ((reply.storage.storage_flags & SL_STORAGE_REPLICATED) == 0 ||
+         memcmp(reply.storage.storage_id, tool->cluster->id, sizeof(tool->cluster->id)) != 0))
+        node->error = -EXDEV;
     if (node->error == 0)
         node->reactor_count = reply.storage.reactor_count;
     return node->error;

@@ -31,7 +31,9 @@ static void print_row(uint32_t group, const struct sl_cluster_node *node, int er
     printf("%-7u %-6u ", group, node->id);
     if (error < 0) {
         printf("%s (%s)\n",
-               error == -ENOENT ? "the disk has no replica of it" : sl_error_text(error),
+               error == -ENOENT  ? "the disk has no replica of it"
+               : error == -EXDEV ? "a node of another cluster, or of none, is at its address"
+                                 : sl_error_text(error),
                sl_error_name(error));
         return;
     }
