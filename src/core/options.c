@@ -269,8 +269,9 @@ static void help_line(const struct sl_option *option, FILE *out)
 
 void sl_options_help(const struct sl_options *options, FILE *out)
 {
-    fprintf(out, "%s - %s\n\nUsage: %s [options]\n", options->program, options->summary,
-            options->program);
+    fprintf(out, "%s - %s\n\nUsage: %s [options]%s%s\n", options->program, options->summary,
+            options->program, options->operands != NULL ? " " : "",
+            options->operands != NULL ? options->operands : "");
     for (const struct sl_option *option = options->table; option->name != NULL; option++) {
         if (option->kind == SL_OPTION_GROUP)
             fprintf(out, "\n%s\n", option->help);
@@ -281,4 +282,17 @@ void sl_options_help(const struct sl_options *options, FILE *out)
             "the version");
     if (options->examples != NULL)
         fprintf(out, "\n%s", options->examples);
+}
+
+int sl_output_finish(const char *program, int status)
+{
+    bool failed = ferror(stdout) != 0;
+    int error = fflush(stdout) != 0 ? errno : 0;
+    if (!failed && error == 0)
+        return status;
+    if (error != 0 && error != EPIPE)
+        fprintf(stderr, "%s: standard output cannot be written: %s\n", program, strerror(error));
+    else if (error == 0 && status == 0)
+        fprintf(stderr, "%s: not all of standard output could be written\n", program);
+    return status != 0 ? status : 1;
 }

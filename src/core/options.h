@@ -42,6 +42,7 @@ struct sl_options {
     const char *summary;  /* one line */
     const char *examples; /* printed after the options; may be NULL */
     const struct sl_option *table;
+    const char *operands; /* as the usage shows them; NULL: none */
 };
 
 /* 0: go on. 1: --help or --version was printed to `out`: end with status 0. -EINVAL: explained in
@@ -50,6 +51,10 @@ struct sl_options {
 int sl_options_parse(const struct sl_options *options, int argc, char **argv, const char **operands,
                      unsigned *operand_count, unsigned operand_most, FILE *out, FILE *err);
 void sl_options_help(const struct sl_options *options, FILE *out);
+
+/* At the end of a program: what it printed has to have arrived. `status`, or 1 if standard output
+ * can not be written, which is said, unless it is a pipe whose reader has left. */
+int sl_output_finish(const char *program, int status);
 
 #define SL_VERSION "0.1.0"
 

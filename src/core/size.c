@@ -56,6 +56,10 @@ int sl_size_parse(const char *text, uint64_t *bytes)
         {"GiB", 1073741824.0},
         {"T", 1099511627776.0},
         {"TiB", 1099511627776.0},
+        {"P", 1125899906842624.0},
+        {"PiB", 1125899906842624.0},
+        {"E", 1152921504606846976.0},
+        {"EiB", 1152921504606846976.0},
         {NULL, 0},
     };
     return parse_with_unit(text, units, bytes);

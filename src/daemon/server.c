@@ -324,7 +324,11 @@ static int start_listener_co(struct process *process)
     if (error < 0) {
         sl_log_error("target", "cannot listen on %s over %s: %s (%s)%s", config->listen_address,
                      config->link->name, sl_error_text(error), sl_error_name(error),
-                     error == -EADDRINUSE ? "; choose another --listen address" : "");
+                     error == -EADDRINUSE      ? "; choose another --listen address"
+                     : error == -EADDRNOTAVAIL ? "; no interface of this host has it"
+                     : error == -EINVAL        ? "; ADDRESS[:PORT] is meant, the port from 0 to "
+                                                 "65535 (shm: unix:PATH or a name)"
+                                               : "");
         return error;
     }
     char size[32];

@@ -24,6 +24,6 @@ int main(int argc, char **argv)
     };
     int status = sl_server_options_parse(&options, &description, argc, argv, true, &config);
     if (status != 0)
-        return status == 1 ? 0 : status;
+        return status == 1 ? sl_output_finish(description.program, 0) : status;
     return sl_server_run(&config);
 }

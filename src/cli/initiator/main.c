@@ -14,6 +14,7 @@
 #include "comch/path.h"
 #include "core/error.h"
 #include "core/size.h"
+#include "core/options.h"
 
 static struct initiator initiator; /* the process's one run; static for its size */
 
@@ -215,7 +216,7 @@ int main(int argc, char **argv)
 {
     int status = initiator_options_parse(&initiator.config, argc, argv);
     if (status != 0)
-        return status == 1 ? 0 : status;
+        return status == 1 ? sl_output_finish("sluice-initiator", 0) : status;
     signal(SIGINT, interrupted);
     signal(SIGTERM, interrupted);
     signal(SIGPIPE, SIG_IGN);
@@ -223,7 +224,10 @@ int main(int argc, char **argv)
         content_open(&initiator.content, initiator.config.content_file, initiator.config.seed);
     if (error < 0) {
         char what[512];
-        snprintf(what, sizeof(what), "--storage-plain-content %s", initiator.config.content_file);
+        snprintf(what, sizeof(what), "--storage-plain-content %s%s", initiator.config.content_file,
+                 error == -ENODATA  ? " is empty, and must hold a byte at least"
+                 : error == -EINVAL ? " is not a file"
+                                    : "");
         fail(error, what);
         return 2;
     }
@@ -241,5 +245,5 @@ int main(int argc, char **argv)
         sl_comch_client_shutdown(initiator.client);
     sl_comch_client_close(initiator.client);
     content_close(&initiator.content);
-    return error < 0 || !all_well() ? 1 : 0;
+    return sl_output_finish("sluice-initiator", error < 0 || !all_well() ? 1 : 0);
 }

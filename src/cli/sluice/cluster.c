@@ -84,8 +84,9 @@ static int make_volume(const struct create *create, const char *text,
         return usage(create, "--volume '%s': only 'shared' may stand behind the size", text);
     if (sl_size_parse(size, &volume->size_bytes) < 0 || volume->size_bytes == 0 ||
         volume->size_bytes % SL_BLOCK_BYTES != 0 || volume->size_bytes > UINT64_MAX / 1024)
-        return usage(create, "--volume '%s': the size must be a multiple of 4 KiB such as 10G",
-                     text);
+        return usage(
+            create,
+            "--volume '%s': the size must be a multiple of 4 KiB, up to 16 PiB, such as 10G", text);
     snprintf(volume->name, sizeof(volume->name), "%.*s", SL_CLUSTER_NAME_BYTES_MAX - 1, copy);
     volume->shared = flag != NULL;
     volume->stripe_bytes = (uint32_t)create->stripe_bytes;
@@ -223,12 +224,22 @@ static int write_file(const struct create *create, const struct sl_cluster *clus
     return 1;
 }
 
+static int few_nodes(const struct create *create)
+{
+    fprintf(
+        stderr,
+        "%s: --replicas %llu: each needs a node of its own, and there are %u: give more --node, "
+        "or fewer replicas\n",
+        create->program, (unsigned long long)create->replica_count, create->node_count);
+    return 2;
+}
+
 static int create_file(const struct create *create, const char *path)
 {
     struct sl_cluster *cluster = calloc(1, sizeof(*cluster));
     if (create->replica_count > create->node_count) {
         free(cluster);
-        return usage(create, "--replicas: each needs a node of its own: give more --node%s", "");
+        return few_nodes(create);
     }
     int status = cluster == NULL ? 1 : fill(create, cluster);
     if (status == 0)
@@ -295,7 +306,7 @@ static int load(const char *program, const char *summary, int argc, char **argv,
     const char *path[1];
     unsigned path_count = 0;
     const struct sl_option none[] = {{NULL}};
-    const struct sl_options description = {program, summary, NULL, none};
+    const struct sl_options description = {program, summary, NULL, none, "FILE"};
     int parsed = sl_options_parse(&description, argc, argv, path, &path_count, 1, stdout, stderr);
     if (parsed != 0)
         return parsed > 0 ? 0 : 2;

@@ -18,7 +18,7 @@ static void list_commands(const char *program, const char *summary,
 {
     fprintf(out, "%s - %s\n\nUsage: %s COMMAND [options]\n\n", program, summary, program);
     for (; table->name != NULL; table++)
-        fprintf(out, "  %-12s%s\n", table->name, table->summary);
+        fprintf(out, "  %-17s%s\n", table->name, table->summary);
     fprintf(out, "\n'%s COMMAND --help' tells more.\n", program);
 }
 
@@ -49,5 +49,6 @@ int sluice_dispatch(const char *program, const char *summary, const struct sluic
 
 int main(int argc, char **argv)
 {
-    return sluice_dispatch("sluice", "administration of Sluice", commands, argc, argv);
+    int status = sluice_dispatch("sluice", "administration of Sluice", commands, argc, argv);
+    return sl_output_finish("sluice", status);
 }
