@@ -431,6 +431,7 @@ static int translate_replicas(struct sl_server_options *o, const struct sl_optio
         .nodes = o->cluster_nodes,
         .group_count = count,
         .groups = o->cluster_groups,
+        .write_bytes_least = SL_TRANSFER_BYTES_MAX,
     };
     memcpy(config->cluster.cluster_id, cluster->id, sizeof(cluster->id)); /* header: identity */
     return 0;

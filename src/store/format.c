@@ -188,7 +188,8 @@ int sl_layout_grow(struct sl_superblock *superblock, uint64_t capacity_bytes, ch
     capacity_bytes = sl_align_down(capacity_bytes, SL_BLOCK_BYTES);
     uint16_t shards = superblock->shard_count;
     if (capacity_bytes <= superblock->capacity_bytes) {
-        snprintf(why, why_bytes, "it has %llu bytes and would have %llu",
+        snprintf(why, why_bytes,
+                 "it has %llu bytes and would have %llu: make the file or device larger first",
                  (unsigned long long)superblock->capacity_bytes,
                  (unsigned long long)capacity_bytes);
         return -EINVAL;

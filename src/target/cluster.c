@@ -237,6 +237,20 @@ static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, 
     return 0;
 }
 
+/* Segments hold four writes of the greatest length, or a group stops at the first one. */
+static int check_log(const struct sl_target_cluster *cluster, unsigned shard, uint32_t write_bytes)
+{
+    if (write_bytes >= cluster->config.write_bytes_least)
+        return 0;
+    sl_log_error(
+        "target",
+        "storage '%s': its log takes writes of %u bytes at most, and a cluster's must take "
+        "%u: format it with --segment 4M, or with fewer --shards",
+        sl_storage_disk_of(cluster->target->storage, shard)->path, write_bytes,
+        cluster->config.write_bytes_least);
+    return -EINVAL;
+}
+
 int sl_cluster_open_groups_co(struct sl_target_cluster *cluster)
 {
     struct sl_target *target = cluster->target;
@@ -251,7 +265,9 @@ int sl_cluster_open_groups_co(struct sl_target_cluster *cluster)
         sl_store_info(target->stores[shard], &info);
         cluster->entry_bytes_max =
             sl_min(cluster->entry_bytes_max, info.entry_blocks_max * SL_BLOCK_BYTES);
-        int error = open_groups_of_co(cluster, shard, &opened);
+        int error = check_log(cluster, shard, info.entry_blocks_max * SL_BLOCK_BYTES);
+        if (error == 0)
+            error = open_groups_of_co(cluster, shard, &opened);
         if (error < 0)
             return error;
     }

@@ -105,6 +105,9 @@ struct sl_target_cluster_config {
     unsigned group_count;
     const struct sl_target_cluster_group *groups;
     const struct sl_raft_tuning *tuning; /* NULL: the default */
+    /* A disk whose log takes no write of so many bytes is refused: gateways send up to
+     * SL_TRANSFER_BYTES_MAX, and cut nothing that one node of the group cannot keep. 0: any. */
+    uint32_t write_bytes_least;
 };
 
 /* After sl_target_create() and before sl_target_mount_co(), on each reactor: the storage holds

@@ -271,6 +271,20 @@ def test_other_cluster(programs):
         plain.wait_for("--cluster")
         world.run("--operation", "write", "--run-limit-operation-count", 1, "-c", "plain", "--control-timeout", "1s", status=1)
         cluster.stop(3)
+
+        def refused(*words):
+            target = world.serve("refused", [world.target_program, "--cluster", cluster.file, "--node", "3", "--storage",
+                                             f"store:{path}"])
+            world.forget(target)
+            status = target.process.wait(60 * SLOW)
+            expect(status == 1 and all(word in target.text() for word in words), f"{status}:\n{target.text()}")
+
+        path = world.file("others", 64 * MIB)
+        cluster.run("disk", "format", "--segment", "4M", "--cluster", other, path)
+        refused(path, "another cluster")
+        # A small disk's log takes no write of 1 MiB: the group stopped at the first one, with EINVAL at the client.
+        cluster.run("disk", "format", "--force", "--cluster", cluster.file, path)
+        refused(path, "--segment 4M")
         target = world.serve("stranger", [world.target_program, "--cluster", other, "--node", "3", "--storage",
                                           f"store:{cluster.disk(3)}"])
         target.wait_for("another cluster")
@@ -347,7 +361,7 @@ def test_alone(programs):
         cluster.wait_equal()
 
         alone = world.file("alone", 64 * MIB)
-        cluster.run("disk", "format", alone)
+        cluster.run("disk", "format", "--segment", "4M", alone)
         target = world.target("tcp", f"store:{alone}")
         gateway = world.gateway("tcp", [target.address()], "-c", "alone")
         world.run("--operation", "write", "--run-limit-operation-count", 10, "-c", "alone")

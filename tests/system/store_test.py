@@ -123,6 +123,57 @@ def test_refusals(programs):
         expect("the least" in disk(world, "format", world.file("small", 2 * MIB), status=1), "small")
 
 
+def test_format(programs):
+    """What is not blank is not formatted without --force: an ext4 went, unasked."""
+    with World(programs) as world:
+        path = world.file("filesystem", 64 * MIB)
+        with open(path, "r+b") as file:
+            file.seek(1024 + 56)
+            file.write(b"\x53\xef")
+        text = disk(world, "format", path, status=1)
+        expect("something else" in text and "--force" in text, text)
+        expect(open(path, "rb").read(1082)[1080:] == b"\x53\xef", "refused, and written nevertheless")
+        disk(world, "format", path, "--force")
+        expect("formats it nevertheless" in disk(world, "format", path, status=1), "format twice")
+        turn(path, 0)
+        expect("formats it nevertheless" in disk(world, "format", path, status=1), "its second superblock is not seen")
+        sparse = f"{world.directory}/sparse"
+        with open(sparse, "wb") as file:
+            file.truncate(64 * MIB)
+        expect("holes" in disk(world, "format", sparse), "holes")
+        expect("holes" not in disk(world, "format", path, "--force"), "holes, where none are")
+        expect("is meant" in disk(world, "format", "--buffered", "/dev/null", status=1), "no disk")
+        expect("fallocate" not in disk(world, "inspect", f"{world.directory}/none", status=1), "make a file, to inspect it")
+
+
+def test_output(programs):
+    """What could not be printed is an error, whatever the command."""
+    with World(programs) as world:
+        path = formatted(world, size=64 * MIB)
+        target = world.target("tcp", f"store:{path}")
+        world.gateway("tcp", [target.address()])
+        run = ["--run-limit-operation-count", "1"]
+        world.run(*run, "--operation", "write")
+        with open("/dev/full", "w") as full:
+            def complains(*command):
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=world.environment)
+                expect(done.returncode == 1 and "No space left" in done.stderr, f"{command}: {done.returncode}: {done.stderr}")
+            for program in (SLUICE, *programs):
+                complains(program, "--help")
+            complains(programs[2], *run, "-q")
+            complains(programs[2], *run, "-q", "--json")
+            target.stop()
+            world.forget(target)
+            for command in ("check", "inspect", "dump"):
+                complains(SLUICE, "disk", command, path)
+            complains(SLUICE, "fabric", "list", "--json")
+        process = subprocess.Popen([SLUICE, "disk", "dump", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        expect(len(process.stdout.read(4096)) == 4096, "dump")
+        process.stdout.close()
+        said = process.stderr.read()
+        expect(process.wait(60) == 1 and said == b"", f"the reader left, and dump says: {said}")
+
+
 def test_scrub(programs):
     """A block that rots while nobody reads it is found and reported; the rest is served on."""
     with World(programs) as world:
@@ -172,4 +223,4 @@ def test_grow(programs):
 
 if __name__ == "__main__":
     SLUICE, JOURNAL = os.path.abspath(sys.argv[4]), sys.argv[5]
-    main([test_kill, test_tools, test_scrub, test_grow, test_refusals], sys.argv[1:4] + sys.argv[6:])
+    main([test_kill, test_tools, test_scrub, test_grow, test_refusals, test_format, test_output], sys.argv[1:4] + sys.argv[6:])

@@ -3,9 +3,11 @@
 #include "cli/sluice/command.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -13,6 +15,8 @@
 #include "core/options.h"
 #include "core/size.h"
 #include "daemon/runtime.h"
+#include "meta/cluster.h"
+#include "store/format.h"
 #include "store/store.h"
 
 #define MEMORY_BYTES (128 * SL_MIB)
@@ -26,6 +30,8 @@ struct disk_job {
     bool buffered, force, read_only;
     uint64_t shards, log_bytes, segment_bytes;
     uint64_t offset_bytes, length_bytes;
+    const char *cluster_file;
+    uint8_t cluster_id[16];
     int (*run_co)(struct disk_job *job);
     /* while it runs */
     struct sl_runtime_node *node;
@@ -101,15 +107,57 @@ static int apply_co(struct disk_job *job)
 
 /* ---- format ---- */
 
+/* Where partition tables and file systems begin, and where our superblocks go. */
+#define BEGIN_BYTES (128 * SL_KIB)
+
+/* Whether somebody else's data begins here: anything but zeroes. A superblock of ours is found and
+ * told by sl_store_format_co(). */
+static bool holds_something(const char *path)
+{
+    static uint8_t begin[BEGIN_BYTES];
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file >= 0 ? pread(file, begin, sizeof(begin), 0) : 0;
+    const uint64_t magic = SL_DISK_MAGIC;
+    bool ours =
+        length == sizeof(begin) && (memcmp(begin, &magic, sizeof(magic)) == 0 ||
+                                    memcmp(begin + SL_SUPERBLOCK_B, &magic, sizeof(magic)) == 0);
+    bool zero = true;
+    for (ssize_t i = 0; i < length && zero; i++)
+        zero = begin[i] == 0;
+    if (file >= 0)
+        close(file);
+    return !zero && !ours;
+}
+
+/* What a disk of the store must never need later: room that its file system no longer has. */
+static void warn_of_holes(const struct disk_job *job)
+{
+    struct stat status;
+    if (stat(job->path, &status) != 0 || !S_ISREG(status.st_mode) ||
+        (uint64_t)status.st_blocks * 512 >= (uint64_t)status.st_size)
+        return;
+    fprintf(stderr,
+            "%s: %s: warning: it has holes: %llu of its %llu bytes are on its file system; writes "
+            "fail when that is full: fallocate -l %llu %s\n",
+            job->program, job->path, (unsigned long long)status.st_blocks * 512,
+            (unsigned long long)status.st_size, (unsigned long long)status.st_size, job->path);
+}
+
 static int format_co(struct disk_job *job)
 {
     char text[512], size[32], log[32];
+    if (!job->force && holds_something(job->path))
+        return complain(job,
+                        "it holds something else: its first 128 KiB, where partition tables and "
+                        "file systems begin, are not zero; if that may go, --force formats it",
+                        -EEXIST);
     struct sl_store_format format = {
         .layout = {.segment_bytes = job->segment_bytes,
                    .wal_bytes = job->log_bytes,
                    .shard_count = (uint16_t)job->shards},
         .force = job->force,
     };
+    memcpy(format.cluster_id, job->cluster_id, sizeof(format.cluster_id)); /* header: id */
     sl_reactor_random(job->node->reactor, format.disk_id, sizeof(format.disk_id));
     format.salt = sl_reactor_random_u64(job->node->reactor);
     int error =
@@ -127,6 +175,7 @@ static int format_co(struct disk_job *job)
     sl_size_format(statistics.segment_count * info.segment_bytes * info.shard_count, log,
                    sizeof(log));
     printf("%s: %u shard(s), %s for data, %s of log\n", job->path, info.shard_count, size, log);
+    warn_of_holes(job);
     return 0;
 }
 
@@ -226,10 +275,11 @@ static int dump_piece_co(struct disk_job *job, uint64_t offset, uint32_t length)
     sl_iobuf_init(&data);
     int error = sl_store_read_co(group, (uint32_t)(number / job->shard_count), (uint16_t)first,
                                  (uint16_t)blocks, &data);
-    if (error == 0)
-        error = write_out(&data, skip, length);
-    else
+    if (error < 0)
         complain(job, "a block cannot be read; the rest is left out", error);
+    else if ((error = write_out(&data, skip, length)) < 0 && error != -EPIPE)
+        fprintf(stderr, "%s: standard output cannot be written: %s (%s); the rest is left out\n",
+                job->program, sl_error_text(error), sl_error_name(error));
     sl_iobuf_fini(&data);
     return error;
 }
@@ -254,6 +304,16 @@ static int refuse_replicas(const struct disk_job *job)
     return 0;
 }
 
+static int complain_range(const struct disk_job *job, uint64_t end)
+{
+    char text[192];
+    snprintf(text, sizeof(text),
+             "--offset %llu and --length %llu lead beyond its end: it stores %llu bytes",
+             (unsigned long long)job->offset_bytes, (unsigned long long)job->length_bytes,
+             (unsigned long long)end);
+    return complain(job, text, -ERANGE);
+}
+
 static int dump_co(struct disk_job *job)
 {
     struct sl_store_info info;
@@ -268,7 +328,7 @@ static int dump_co(struct disk_job *job)
     uint64_t end = info.data_bytes * info.shard_count;
     if (job->offset_bytes > end ||
         (job->length_bytes != 0 && job->length_bytes > end - job->offset_bytes))
-        return complain(job, "--offset and --length lead beyond its end", -ERANGE);
+        return complain_range(job, end);
     if (job->length_bytes != 0)
         end = job->offset_bytes + job->length_bytes;
     for (uint64_t at = job->offset_bytes; at < end && error == 0;) {
@@ -277,12 +337,30 @@ static int dump_co(struct disk_job *job)
         error = dump_piece_co(job, at, (uint32_t)step);
         at += step;
     }
-    if (error == 0 && fflush(stdout) != 0)
-        error = complain(job, "standard output", -errno);
     return error;
 }
 
 /* ---- all of them ---- */
+
+/* For a disk that cannot be opened. */
+static const char *advice(const struct disk_job *job, int error)
+{
+    struct stat status;
+    if (stat(job->path, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
+        return "; a file or a block device is meant";
+    switch (error) {
+    case -EWOULDBLOCK:
+        return "; a process serves it: stop it first";
+    case -EINVAL:
+        return job->buffered ? "" : "; if its file system has no O_DIRECT: --buffered";
+    case -EBUSY:
+        return "; it is mounted, or part of something else";
+    case -ENOENT:
+        return job->run_co == format_co ? "; make a file first: fallocate -l SIZE PATH" : "";
+    default:
+        return "";
+    }
+}
 
 static int main_co(struct sl_runtime *runtime, void *argument)
 {
@@ -295,11 +373,7 @@ static int main_co(struct sl_runtime *runtime, void *argument)
     int error = sl_disk_open(job->node->io, job->path, &options, &job->info, &job->disk);
     if (error < 0) {
         fprintf(stderr, "%s: %s cannot be opened: %s (%s)%s\n", job->program, job->path,
-                sl_error_text(error), sl_error_name(error),
-                error == -EWOULDBLOCK ? "; a process serves it: stop it first"
-                : error == -EINVAL    ? "; its file system has no O_DIRECT: use --buffered"
-                : error == -ENOENT    ? "; make a file first: fallocate -l SIZE PATH"
-                                      : "");
+                sl_error_text(error), sl_error_name(error), advice(job, error));
         return error;
     }
     error = job->run_co(job);
@@ -309,12 +383,26 @@ static int main_co(struct sl_runtime *runtime, void *argument)
     return error;
 }
 
+static int load_cluster_id(struct disk_job *job)
+{
+    char text[512];
+    struct sl_cluster *cluster;
+    int error = sl_cluster_load(job->cluster_file, &cluster, text, sizeof(text));
+    if (error < 0) {
+        fprintf(stderr, "%s: --cluster: %s\n", job->program, text);
+        return error;
+    }
+    memcpy(job->cluster_id, cluster->id, sizeof(job->cluster_id)); /* header: id */
+    sl_cluster_free(cluster);
+    return 0;
+}
+
 static int run(struct disk_job *job, const char *summary, struct sl_option *rows, int argc,
                char **argv)
 {
     const char *operands[1];
     unsigned operand_count = 0;
-    const struct sl_options description = {job->program, summary, NULL, rows};
+    const struct sl_options description = {job->program, summary, NULL, rows, "PATH"};
     int parsed =
         sl_options_parse(&description, argc, argv, operands, &operand_count, 1, stdout, stderr);
     if (parsed != 0)
@@ -324,6 +412,8 @@ static int run(struct disk_job *job, const char *summary, struct sl_option *rows
         return 2;
     }
     job->path = operands[0];
+    if (job->cluster_file != NULL && load_cluster_id(job) < 0)
+        return 1;
     struct sl_runtime_config config = {
         .reactor_count = 1, .cpus = {-1}, .memory_bytes = MEMORY_BYTES};
     sl_log_set_level(SL_LOG_WARN);
@@ -349,7 +439,9 @@ static int disk_format(int argc, char **argv)
         {"segment", 0, SL_OPTION_SIZE, &job.segment_bytes, .least = SL_SEGMENT_BYTES_MIN,
          .most = SL_SEGMENT_BYTES_MAX, .argument = "SIZE", .help = "of the log; a power of two",
          .fallback = "by the log's size"},
-        {"force", 0, SL_OPTION_FLAG, &job.force, .help = "also a disk that was formatted before"},
+        {"cluster", 0, SL_OPTION_STRING, &job.cluster_file, .argument = "FILE",
+         .help = "for a node of this cluster: no other takes it", .fallback = "any"},
+        {"force", 0, SL_OPTION_FLAG, &job.force, .help = "also if there is something on it"},
         ROW_BUFFERED(job),
         {NULL}};
     return run(&job, "makes a file or block device a disk of the store", rows, argc, argv);
