@@ -34,7 +34,6 @@ enum sl_record_kind {
     SL_RECORD_TRUNCATE = 3,     /* entries at and behind `index` are gone */
     SL_RECORD_GROUP_CREATE = 4, /* its log begins behind (index, term) */
     SL_RECORD_GROUP_DELETE = 5,
-    SL_RECORD_RESET = 6, /* the log is thrown away and begins anew behind (index, term) */
 };
 
 enum sl_entry_type {

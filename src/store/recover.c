@@ -343,13 +343,6 @@ static int replay_record(struct sl_store *store, const struct sl_record *record,
         group->deleted_generation = header->generation;
         store_log_cut(group, 0);
         return 0;
-    case SL_RECORD_RESET:
-        store_log_cut(group, 0);
-        group->boundary_index = group->applied_index = record->head.index;
-        group->boundary_term = record->head.term;
-        group->log.first = record->head.index + 1;
-        group->log.last = record->head.index;
-        return 0;
     default:
         return 0; /* created: the root has it already */
     }
