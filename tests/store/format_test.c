@@ -133,6 +133,14 @@ static void test_superblock_bits(void **state)
         assert_int_equal(superblock_parse(&superblock), error);                                    \
     } while (0)
 
+/* Shard 1 has nothing then. */
+static void all_to_shard_0(void)
+{
+    superblock.extents[1].shard = 0;
+    superblock.extents[1].first_slot = superblock.extents[0].slot_count;
+    superblock.extents[1].first_chunk = superblock.extents[0].chunk_count;
+}
+
 static void test_superblock_absurd(void **state)
 {
     REFUSES(-ESTALE, superblock.magic++);
@@ -141,14 +149,22 @@ static void test_superblock_absurd(void **state)
     REFUSES(0, superblock.features_compatible = 1);
     REFUSES(-SL_E_PROTOCOL, superblock.block_bytes = 512);
     REFUSES(-SL_E_PROTOCOL, superblock.segment_bytes = 0);
+    REFUSES(-SL_E_PROTOCOL, superblock.segment_bytes -= SL_BLOCK_BYTES);
+    REFUSES(-SL_E_PROTOCOL, superblock.segment_bytes = SL_SEGMENT_BYTES_MIN / 2);
+    REFUSES(-SL_E_PROTOCOL, superblock.capacity_bytes--);
+    REFUSES(-SL_E_PROTOCOL, superblock.sequence = 0);
     REFUSES(-SL_E_PROTOCOL, superblock.shard_count = 0);
     REFUSES(-SL_E_PROTOCOL, superblock.shard_count = 17);
     REFUSES(-SL_E_PROTOCOL, superblock.extent_count = 65);
     REFUSES(-SL_E_PROTOCOL, superblock.extents[0].slot_count++);
     REFUSES(-SL_E_PROTOCOL, superblock.extents[0].shard = 1);
+    REFUSES(-SL_E_PROTOCOL, all_to_shard_0());
     REFUSES(-SL_E_PROTOCOL, superblock.extents[1].data_offset = UINT64_MAX - 4095);
     REFUSES(-SL_E_PROTOCOL, superblock.extents[1].chunk_count = UINT32_MAX);
+    REFUSES(-SL_E_PROTOCOL, superblock.shards[0].roots_offset = 0);
+    REFUSES(-SL_E_PROTOCOL, superblock.shards[0].roots_offset = superblock.capacity_bytes);
     REFUSES(-SL_E_PROTOCOL, superblock.shards[0].wal_offset = 0);
+    REFUSES(-SL_E_PROTOCOL, superblock.shards[1].roots_offset = superblock.shards[0].roots_offset);
     REFUSES(-SL_E_PROTOCOL, superblock.shards[1].wal_offset = superblock.shards[0].wal_offset);
     REFUSES(-SL_E_PROTOCOL, superblock.shards[0].root_bytes = 4096);
     REFUSES(-SL_E_PROTOCOL, superblock.shards[0].segment_count = 1);
@@ -370,8 +386,17 @@ static void test_chunk(void **state)
     make(SL_GIB, 1);
     build_chunk();
     turn_every_bit(meta, sizeof(meta), parse_chunk);
-    chunk_place.version = 2;
-    assert_int_equal(parse_chunk(), -ESTALE);
+    for (unsigned i = 0; i < 6; i++) { /* another place's */
+        static const uint8_t other_disk[16] = "another disk";
+        build_chunk();
+        chunk_place.disk_id = i == 0 ? other_disk : chunk_place.disk_id;
+        chunk_place.group += i == 1;
+        chunk_place.number += i == 2;
+        chunk_place.version -= i == 3;
+        chunk_place.chunk += i == 4;
+        chunk_place.shard += i == 5;
+        assert_int_equal(parse_chunk(), -ESTALE);
+    }
     build_chunk();
     header->regions[0].slot = 64;
     sl_chunk_seal(meta);
@@ -428,6 +453,17 @@ static void test_root(void **state)
     chunks[2].number = 0; /* twice the same */
     sl_root_seal(&root, body);
     assert_int_equal(parse_root(), -SL_E_PROTOCOL);
+    build_root();
+    uint32_t root_bytes = superblock.shards[0].root_bytes;
+    uint8_t *large = calloc(1, root_bytes);
+    for (unsigned i = 0; i < 2; i++) { /* less than its parts, more than there is room for */
+        root.body_bytes = i == 0 ? (uint32_t)sl_root_parts(&root).end - 8 : root_bytes;
+        sl_root_seal(&root, large);
+        assert_int_equal(parse_root(), -SL_E_PROTOCOL);
+    }
+    free(large);
+    memset(&root, 0, sizeof(root)); /* not a damaged one: none */
+    assert_int_equal(parse_root(), -ESTALE);
     build_root();
     struct sl_root_group *groups =
         (struct sl_root_group *)(void *)(body + sl_root_parts(&root).groups);

@@ -168,11 +168,246 @@ static void test_moved(void **state)
     world_free(&world);
 }
 
+/* One that turns out to be damaged when it is to be moved does not keep the others from that. */
+static void moved_damaged_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    struct sl_store_group *other = sl_store_group_find(w->store, 4);
+    for (unsigned index = 1; index <= 5; index++)
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    assert_true(store_spill(w->store));
+    const struct entry *damaged = store_log_get(group, 3);
+    sl_sim_disk_data(w->sim, NODE, DISK)[store_entry_offset(w->store, damaged) + 100] ^= 4;
+    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
+        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
+    while (w->store->checkpoint_running)
+        sl_sleep_co(SL_NS_PER_MS);
+    assert_int_equal(w->store->statistics.rewritten_count, 4);
+    assert_int_equal(w->store->checkpoint_number, w->store->statistics.checkpoint_count);
+    for (unsigned index = 1; index <= 5; index++) {
+        const struct entry *entry = store_log_get(group, index);
+        assert_int_equal((entry->flags & SL_ENTRY_FAULTY) != 0, index == 3);
+        assert_true(index == 3 || entry->generation >= w->store->wal.tail_generation);
+    }
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void moved_damaged_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.faulty_first, 3);
+    assert_int_equal(status.last_index, 5);
+    for (unsigned index = 1; index <= 5; index++) {
+        struct sl_iobuf payload;
+        sl_iobuf_init(&payload);
+        assert_int_equal(sl_store_entry_read_co(group, index, &payload),
+                         index == 3 ? -SL_E_CHECKSUM : 0);
+        assert_true(index == 3 || block_id(payload.spans[0].data) == 10 * index);
+        sl_iobuf_fini(&payload);
+    }
+    world_close_co(w);
+}
+
+static void test_moved_damaged(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, DISK_BYTES);
+    world_format(&world, SL_MIB, 10);
+    world_run(&world, moved_damaged_co, NULL);
+    world_run(&world, moved_damaged_again_co, NULL);
+    world_free(&world);
+}
+
+/* What is cut off while it is read to be moved is not written behind the cut: there it would be
+ * back. */
+static void cut_co(void *argument)
+{
+    struct store_world *w = argument;
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    while ((store_log_get(group, 5)->flags & SL_ENTRY_MOVING) == 0)
+        sl_sleep_co(20 * SL_NS_PER_US);
+    assert_int_equal(sl_store_truncate_co(group, 3), 0);
+    world_leave(w);
+}
+
+static void moved_cut_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    struct sl_store_group *other = sl_store_group_find(w->store, 4);
+    for (unsigned index = 1; index <= 5; index++)
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    assert_true(store_spill(w->store));
+    struct sl_sim_disk_faults *faults = sl_sim_disk_faults(w->sim, NODE, DISK);
+    faults->begin_bytes = store_entry_offset(w->store, store_log_get(group, 5));
+    faults->end_bytes = faults->begin_bytes + 2 * SL_BLOCK_BYTES;
+    faults->stuck_per_million = 1000000;
+    faults->stuck_ns = 50 * SL_NS_PER_MS;
+    world_spawn(w, cut_co, w);
+    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
+        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
+    world_join_co(w);
+    while (w->store->checkpoint_running)
+        sl_sleep_co(SL_NS_PER_MS);
+    assert_int_equal(w->store->statistics.rewritten_count, 2);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void moved_cut_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    sl_store_group_status(sl_store_group_find(w->store, 3), &status);
+    assert_int_equal(status.last_index, 2);
+    assert_int_equal(status.faulty_first, 0);
+    world_close_co(w);
+}
+
+static void test_moved_cut(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, DISK_BYTES);
+    world_format(&world, SL_MIB, 10);
+    world_run(&world, moved_cut_co, NULL);
+    world_run(&world, moved_cut_again_co, NULL);
+    world_free(&world);
+}
+
+/* A deleted group's number is free only when the log has nothing of it any more: its old entries
+ * would come to the new one. */
+static uint64_t deleted; /* in this generation */
+
+static void stays_deleted_co(struct store_world *w)
+{
+    struct wal *wal = &w->store->wal;
+    struct sl_store_group *other = sl_store_group_find(w->store, 4);
+    assert_null(sl_store_group_find(w->store, 3));
+    while (wal->tail_generation <= deleted) {
+        assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), -EEXIST);
+        assert_int_equal(sl_store_vote_co(other, other->term + 1, 1), 0);
+        wal_roll(w->store);
+        w->store->checkpoint_wanted = true;
+        checkpoint_kick(w->store);
+        sl_sleep_co(SL_NS_PER_MS);
+        while (w->store->checkpoint_running)
+            sl_sleep_co(SL_NS_PER_MS);
+    }
+    assert_int_equal(wal->tail_generation, deleted + 1);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    world_close_co(w);
+}
+
+static void deleted_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    for (unsigned index = 1; index <= 3; index++)
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    assert_int_equal(sl_store_group_delete_co(group), 0);
+    deleted = w->store->wal.head_generation;
+    if (w->argument == NULL) {
+        stays_deleted_co(w);
+    } else {
+        sl_sim_disk_crash(w->sim, NODE, DISK);
+        world_close_co(w);
+    }
+}
+
+static void deleted_again_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    stays_deleted_co(w);
+}
+
+static void test_deleted(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    for (unsigned crash = 0; crash < 2; crash++) {
+        world_make(&world, &config, DISK_BYTES);
+        world_format(&world, SL_MIB, 10);
+        world_run(&world, deleted_co, crash == 0 ? NULL : &world);
+        if (crash != 0)
+            world_run(&world, deleted_again_co, NULL);
+        world_free(&world);
+    }
+}
+
+/* ---- a batch as long as they get ---- */
+
+static void append_blocks_co(struct store_world *w, uint64_t index, uint16_t blocks)
+{
+    static uint32_t crcs[SL_ENTRY_BLOCKS_MAX];
+    static struct sl_store_wait waits[3];
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    struct sl_iobuf payload;
+    payload_make_co(w, &payload, 1000 * index, blocks, 1);
+    sl_crc32c_blocks(payload.spans[0].data, blocks, crcs);
+    struct sl_store_entry entry = {
+        .index = index, .term = 1, .type = SL_ENTRY_WRITE, .block_count = blocks, .crcs = crcs};
+    assert_int_equal(sl_store_prepare_co(group, SL_ENTRY_WRITE, 0, 0, blocks), 0);
+    sl_store_append(group, &entry, &payload, &waits[index]);
+    sl_iobuf_fini(&payload);
+}
+
+static void long_batch_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    struct wal *wal = &w->store->wal;
+    wal->writer_count += SL_WAL_WRITERS_MAX; /* all are busy */
+    wal->flight_count += SL_WAL_WRITERS_MAX;
+    append_blocks_co(w, 1, SL_ENTRY_BLOCKS_MAX);
+    append_blocks_co(w, 2, SL_WAL_BATCH_BLOCKS_MAX - SL_ENTRY_BLOCKS_MAX - 1);
+    wal->flight_count -= SL_WAL_WRITERS_MAX;
+    wal->writer_count -= SL_WAL_WRITERS_MAX;
+    assert_int_equal(sl_store_vote_co(group, 1, 1), 0);
+    assert_int_equal(store_log_get(group, 2)->position,
+                     store_log_get(group, 1)->position + SL_ENTRY_BLOCKS_MAX);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void long_batch_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.last_index, 2);
+    assert_int_equal(status.faulty_first, 0);
+    assert_int_equal(status.vote, 1);
+    world_close_co(w);
+}
+
+static void test_long_batch(void **state)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, 100 * SL_MIB);
+    world_format(&world, 8 * SL_MIB, 6);
+    world_run(&world, long_batch_co, NULL);
+    world_run(&world, long_batch_again_co, NULL);
+    world_free(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_held),
-        cmocka_unit_test(test_moved),
+        cmocka_unit_test(test_held),          cmocka_unit_test(test_moved),
+        cmocka_unit_test(test_moved_damaged), cmocka_unit_test(test_moved_cut),
+        cmocka_unit_test(test_deleted),       cmocka_unit_test(test_long_batch),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -202,13 +202,43 @@ static void test_passed_by(void **state)
     world_free(&world);
 }
 
+/* What has to be read from the disk needs memory for that, and only where memory is short does it
+ * have to wait for it. */
+static void needs_memory_co(struct store_world *w)
+{
+    static struct sl_buf *taken[4096];
+    unsigned count = 0;
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    assert_int_equal(write_ids_co(w, group, 0, 0, 1, 1000), 0);
+    assert_int_equal(write_ids_co(w, group, 0, 1, 1, 2000), 0);
+    assert_int_equal(sl_store_write_co(group, SL_ENTRY_ZERO, 0, 2, 1, NULL, NULL), 0);
+    store_entry_drop_payload(w->store, store_log_get(group, 1));
+    for (unsigned index = 0; index <= 4; index++)
+        assert_false(sl_store_entry_needs_memory(group, index));
+    while ((taken[count] = sl_buf_alloc(w->node.memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE)) != NULL)
+        count++;
+    for (unsigned index = 0; index <= 4; index++)
+        assert_int_equal(sl_store_entry_needs_memory(group, index), index == 1);
+    while (count > 0)
+        sl_buf_unref(taken[--count]);
+    world_close_co(w);
+}
+
+static void test_needs_memory(void **state)
+{
+    start();
+    world_run(&world, needs_memory_co, NULL);
+    world_free(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_pinned),
-        cmocka_unit_test(test_uncommitted),
-        cmocka_unit_test(test_passed_by),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_pinned),
+        cmocka_unit_test(test_uncommitted),  cmocka_unit_test(test_passed_by),
+        cmocka_unit_test(test_needs_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
