@@ -143,15 +143,10 @@ static void records_co(struct cluster_world *world)
     uint64_t index = wire->index + 1, term = wire->entry_term;
     uint32_t crc = sl_crc32c(0, intruder.page->data, SL_BLOCK_BYTES), wrong = crc + 1;
     struct sl_record_head head = {.group = GROUP, .index = index, .term = term};
-    struct sl_record bad[] = {
-        {.head = head},
-        {.head = head},
-        {.head = head},
-        {.head = head},
-        {.head = head, .block_count = 1},
-        {.head = head, .block_count = 1, .crcs = (const uint8_t *)&crc},
-        {.head = head, .block_count = 1, .crcs = (const uint8_t *)&wrong},
-    };
+    struct sl_record good = {.head = head, .crcs = (const uint8_t *)&crc};
+    struct sl_record bad[] = {good, good, good, good, good, good, good};
+    bad[4].block_count = bad[5].block_count = bad[6].block_count = 1;
+    bad[6].crcs = (const uint8_t *)&wrong;
     bad[0].head.group++;
     bad[1].head.index--;
     bad[2].head.term--;
