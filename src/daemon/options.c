@@ -217,7 +217,8 @@ static int parse_volume(const struct sl_options *description, const char *text,
     if (copy[0] == '\0' || strlen(copy) >= sizeof(spec->name))
         return usage(description, "--volume: '%s': a name has 1 to 63 bytes", text);
     snprintf(spec->name, sizeof(spec->name), "%.*s", (int)sizeof(spec->name) - 1, copy);
-    if (size != NULL && size[0] != '\0' && sl_size_parse(size, &spec->size_bytes) < 0)
+    if (size != NULL && size[0] != '\0' &&
+        (sl_size_parse(size, &spec->size_bytes) < 0 || spec->size_bytes == 0))
         return usage(description, "--volume: '%s': the size is not one such as 512M or 10G", text);
     while (servers != NULL && *servers != '\0') {
         char *end;

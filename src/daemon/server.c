@@ -283,6 +283,20 @@ static int create_group(struct process *process)
     return error;
 }
 
+static const char *channel_advice(int error)
+{
+    switch (error) {
+    case -EADDRINUSE:
+        return "; another gateway serves it: choose another --command-channel-name";
+    case -EINVAL:
+        return "; a name has letters, digits, '-', '_' and '.'";
+    default:
+        return "; its socket goes into the directory of SLUICE_RUNTIME_DIR, else /run/sluice, or "
+               "where "
+               "that cannot be written $XDG_RUNTIME_DIR/sluice or /tmp/sluice-UID";
+    }
+}
+
 static int start_gateway_co(struct process *process)
 {
     char path[SL_COMCH_PATH_BYTES_MAX];
@@ -301,9 +315,7 @@ static int start_gateway_co(struct process *process)
     if (error < 0)
         sl_log_error("gateway", "command channel '%s' cannot be opened: %s (%s)%s",
                      process->config->channel_name, sl_error_text(error), sl_error_name(error),
-                     error == -EADDRINUSE ? "; another gateway serves it: choose another "
-                                            "--command-channel-name"
-                                          : "");
+                     channel_advice(error));
     else
         sl_log_info("gateway", "ready: command channel '%s' at %s", process->config->channel_name,
                     path);

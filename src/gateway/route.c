@@ -308,9 +308,9 @@ static void route_connector_co(void *argument)
             sl_wait_queue_wake_all(&route->changed, 0);
             back_off_ns = BACK_OFF_FIRST_NS;
         } else if (error < 0 && error != last_error && error != -ENODEV && !gateway->stopping) {
-            sl_log_warn("gateway", "storage server %s reactor %u: %s (%s); trying again",
+            sl_log_warn("gateway", "storage server %s reactor %u: %s (%s)%s; trying again",
                         route->server->address, route->reactor_index, sl_error_text(error),
-                        sl_error_name(error));
+                        sl_error_name(error), error == -EINVAL ? ", is that an address?" : "");
         }
         last_error = error;
         route_serve_co(route);

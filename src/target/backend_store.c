@@ -82,8 +82,13 @@ static int find_group_co(struct sl_target *target, struct sl_store *store)
             return error;
         group = sl_store_group_find(store, GROUP);
     }
-    if (group == NULL)
+    if (group == NULL) {
+        sl_log_error("target",
+                     "storage '%s' was never served, so there is nothing to read: serve it without "
+                     "--read-only first",
+                     target->storage->disks[0].path);
         return -ENODATA;
+    }
     sl_store_group_status(group, &status);
     sl_store_statistics(store, &statistics);
     if (statistics.missing_batch_count > 0 ||

@@ -237,11 +237,32 @@ static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, 
     return 0;
 }
 
+/* What is not committed yet cannot leave the log, and there is nothing else in a full one. */
+#define LOG_BYTES_GOOD (64 * SL_MIB)
+
+static void warn_of_log(const struct sl_target_cluster *cluster, unsigned shard)
+{
+    struct sl_store_info info;
+    struct sl_store_statistics statistics;
+    sl_store_info(cluster->target->stores[shard], &info);
+    sl_store_statistics(cluster->target->stores[shard], &statistics);
+    uint64_t log_bytes = statistics.segment_count * info.segment_bytes;
+    if (cluster->config.write_bytes_least == 0 || log_bytes >= LOG_BYTES_GOOD)
+        return;
+    sl_log_warn("target",
+                "storage '%s': its log has %llu MiB a shard: with many large writes in flight its "
+                "groups may stall; 64 MiB or more are good (sluice disk format --log)",
+                sl_storage_disk_of(cluster->target->storage, shard)->path,
+                (unsigned long long)(log_bytes / SL_MIB));
+}
+
 /* Segments hold four writes of the greatest length, or a group stops at the first one. */
 static int check_log(const struct sl_target_cluster *cluster, unsigned shard, uint32_t write_bytes)
 {
-    if (write_bytes >= cluster->config.write_bytes_least)
+    if (write_bytes >= cluster->config.write_bytes_least) {
+        warn_of_log(cluster, shard);
         return 0;
+    }
     sl_log_error(
         "target",
         "storage '%s': its log takes writes of %u bytes at most, and a cluster's must take "

@@ -119,6 +119,31 @@ def test_end_under_load(programs):
             under_load(programs, fabric, disturb, ["--io-timeout", "2s"], status=1)
 
 
+def test_interrupted(programs):
+    """An initiator whose I/O hangs: one signal is an end in order, which waits for it; a second one ends it. It was ignored."""
+    with World(programs) as world:
+        target = world.target("tcp", "mem:16M")
+        world.gateway("tcp", [target.address()], "--io-timeout", "1h")
+        initiator = world.initiator("--operation", "write", "--run-time", "1h", "-q")
+        deadline = time.monotonic() + 20 * SLOW
+        while target.holdings().counts["connections"] == 0:
+            expect(time.monotonic() < deadline, "the gateway does not connect")
+        time.sleep(0.3)
+        os.kill(target.pid, signal.SIGSTOP)
+        try:
+            initiator.send_signal(signal.SIGINT)
+            line = ""
+            while "once more ends at once" not in line:
+                line = initiator.stderr.readline()
+                expect(line != "", "it does not say that it waits")
+            initiator.send_signal(signal.SIGINT)
+            expect(initiator.wait(20 * SLOW) == -signal.SIGINT, f"ended with {initiator.returncode}")
+        finally:
+            os.kill(target.pid, signal.SIGCONT)
+            initiator.kill()
+            initiator.communicate()
+
+
 def test_every_report(programs):
     """Went wrong: of many SIGUSR1 within a second some were not answered; the log took them for a flood."""
     with World(programs) as world:
@@ -140,7 +165,7 @@ def test_other_storage(programs):
 
 
 TESTS = [test_target_killed_tcp, test_target_killed_shm, test_target_gone, test_target_hangs, test_gateway_killed,
-         test_initiator_killed, test_end_under_load, test_every_report, test_other_storage]
+         test_initiator_killed, test_end_under_load, test_interrupted, test_every_report, test_other_storage]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:])

@@ -35,6 +35,9 @@ def test_usage(programs):
     refused([target, "--listen", "192.0.2.1:7600"], 2, "--cluster-key-file")
     refused([gateway, "--volume", ":1G"], 2, "name")
     refused([gateway, "--volume", "a:zz"], 2, "a:zz")
+    refused([gateway, "--volume", "a:0"], 2, "a:0")
+    refused([gateway, "--command-channel-name", "a/b"], 1, "a/b", "a name has letters")
+    refused([initiator, "--command-channel-name", "a/b"], 1, "a/b", "letters, digits")
     refused([gateway, "--stripe-size", "100K"], 2, "power of two")
     refused([gateway, "--io-timeout", "0s"], 2, "from 1 s")
     for program, spec, words in ((target, "disk:error=EFOO", ("EFOO", "ENOSPC")), (target, "disk:delay=5ms,pp=1", ("'pp'", "offset")),
@@ -76,7 +79,7 @@ def test_addresses(programs):
             busy.listen()
             address = f"127.0.0.1:{busy.getsockname()[1]}"
             refused([programs[0], "-d", "tcp", "--listen", address], 1, address, "in use", "another --listen")
-        refused([programs[0], "-d", "tcp", "--listen", "127.0.0.1:99999"], 1, "99999")
+        refused([programs[0], "-d", "tcp", "--listen", "127.0.0.1:99999"], 1, "99999", "65535")
         target = world.target("tcp", "mem:8M")
         address = target.address()
         world.gateway("tcp", [address])

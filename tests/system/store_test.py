@@ -110,6 +110,7 @@ def test_refusals(programs):
         refused(f"store:{plain}", "sluice disk format")
         path = formatted(world)
         refused(f"store:{path}", "number of reactors", "--reactors", "2")
+        refused(f"store:{path}", "was never served", "--read-only")
         process = subprocess.run([programs[0], "--storage", f"store:{path}", "--storage", f"store:{plain}"],
                                  capture_output=True, text=True, timeout=60)
         expect(process.returncode == 2 and "needs --cluster" in process.stderr, process.stderr)

@@ -35,8 +35,10 @@ static int connect_and_init(void)
     if (error < 0) {
         snprintf(
             what, sizeof(what),
-            "no gateway answers on command channel '%s' (is sluice-gateway running, as this user, "
-            "with that --command-channel-name?)",
+            error == -EINVAL
+                ? "'%s' is no name of a command channel: letters, digits, '-', '_' and '.' are"
+                : "no gateway answers on command channel '%s' (is sluice-gateway running, as this "
+                  "user, with that --command-channel-name?)",
             config->channel_name);
         return fail(error, what);
     }
@@ -183,8 +185,21 @@ static bool all_well(void)
 
 static void interrupted(int number)
 {
+    static const char text[] =
+        "\nsluice-initiator: waiting for what is in flight (once more ends at once)\n";
     (void)number;
     atomic_store(&initiator.stop, true);
+    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+}
+
+/* The first one ends in order, which may take as long as the gateway tries: the second at once. */
+static void catch_signals(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM};
+    struct sigaction action = {.sa_handler = interrupted, .sa_flags = SA_RESETHAND | SA_RESTART};
+    for (unsigned i = 0; i < SL_COUNT_OF(signals); i++)
+        sigaction(signals[i], &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 /* From a live session to its end; the statistics around the run show what it copied. */
@@ -217,9 +232,7 @@ int main(int argc, char **argv)
     int status = initiator_options_parse(&initiator.config, argc, argv);
     if (status != 0)
         return status == 1 ? sl_output_finish("sluice-initiator", 0) : status;
-    signal(SIGINT, interrupted);
-    signal(SIGTERM, interrupted);
-    signal(SIGPIPE, SIG_IGN);
+    catch_signals();
     int error =
         content_open(&initiator.content, initiator.config.content_file, initiator.config.seed);
     if (error < 0) {

@@ -393,7 +393,7 @@ int fabric_ping(int argc, char **argv)
     const struct sl_options description = {
         "sluice fabric ping", "latency of a message, a READ and a WRITE",
         "The operand is the address of a 'sluice fabric serve'; without it the device's own.\n",
-        rows};
+        rows, "[ADDRESS]"};
     int status = parse(&client, &description, argc, argv, &address);
     if (status >= 0)
         return status;
@@ -450,7 +450,7 @@ int fabric_bench(int argc, char **argv)
     const struct sl_options description = {
         "sluice fabric bench", "bandwidth, rate and latency of messages, READs or WRITEs",
         "The operand is the address of a 'sluice fabric serve'; without it the device's own.\n",
-        rows};
+        rows, "[ADDRESS]"};
     int status = parse(&client, &description, argc, argv, &address);
     if (status >= 0)
         return status;
