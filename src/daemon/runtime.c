@@ -128,7 +128,7 @@ static int open_signals(struct sl_runtime *runtime)
     return runtime->signal_fd < 0 ? -errno : 0;
 }
 
-static void unblock_signals(void)
+void sl_runtime_signals_default(void)
 {
     sigset_t signals;
     sigemptyset(&signals);
@@ -153,7 +153,7 @@ int sl_runtime_wait_signal_co(struct sl_runtime *runtime, void (*report_co)(void
         if (events < 0)
             return events;
     }
-    unblock_signals();
+    sl_runtime_signals_default();
     sl_log_info("runtime", "%s: ending (once more ends at once)", strsignal((int)info.ssi_signo));
     return (int)info.ssi_signo;
 }

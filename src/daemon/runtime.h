@@ -39,6 +39,9 @@ struct sl_runtime {
 int sl_runtime_run(const struct sl_runtime_config *config,
                    int (*main_co)(struct sl_runtime *runtime, void *argument), void *argument);
 
+/* In main_co: SIGINT and SIGTERM end the process at once from now on. For what nothing is lost by.
+ */
+void sl_runtime_signals_default(void);
 /* Returns the signal that asks the program to end (a second one ends the process at once), or
  * negative errno. Meanwhile calls report_co(argument) for each SIGUSR1. */
 int sl_runtime_wait_signal_co(struct sl_runtime *runtime, void (*report_co)(void *argument),

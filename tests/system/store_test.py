@@ -147,6 +147,24 @@ def test_format(programs):
         expect("fallocate" not in disk(world, "inspect", f"{world.directory}/none", status=1), "make a file, to inspect it")
 
 
+def test_interrupt(programs):
+    """A command on a disk ends at the first SIGINT: it went on to its end, with a large disk for hours."""
+    with World(programs) as world:
+        path = formatted(world, size=64 * MIB)
+        target = world.target("tcp", f"store:{path}")
+        target.address()
+        target.stop()
+        world.forget(target)
+        process = subprocess.Popen([SLUICE, "disk", "dump", path], stdout=subprocess.PIPE)
+        expect(len(process.stdout.read(1)) == 1, "dump") # the pipe is full: it is in the midst of it
+        process.send_signal(signal.SIGINT)
+        try:
+            expect(process.wait(20) == -signal.SIGINT, f"dump ended with {process.returncode}")
+        finally:
+            process.kill()
+            process.stdout.close()
+
+
 def test_output(programs):
     """What could not be printed is an error, whatever the command."""
     with World(programs) as world:
@@ -224,4 +242,4 @@ def test_grow(programs):
 
 if __name__ == "__main__":
     SLUICE, JOURNAL = os.path.abspath(sys.argv[4]), sys.argv[5]
-    main([test_kill, test_tools, test_scrub, test_grow, test_refusals, test_format, test_output], sys.argv[1:4] + sys.argv[6:])
+    main([test_kill, test_tools, test_scrub, test_grow, test_refusals, test_format, test_interrupt, test_output], sys.argv[1:4] + sys.argv[6:])

@@ -369,6 +369,7 @@ static int main_co(struct sl_runtime *runtime, void *argument)
                                       .buffered = job->buffered,
                                       .exclusive = true,
                                       .lock_wait_ns = LOCK_WAIT_NS};
+    sl_runtime_signals_default(); /* what is half done is as after a crash */
     job->node = &runtime->nodes[0];
     int error = sl_disk_open(job->node->io, job->path, &options, &job->info, &job->disk);
     if (error < 0) {

@@ -8,7 +8,6 @@
  *          whose answer proves that it has landed; a bench does so once, at its end
  */
 #include <jansson.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -223,11 +222,7 @@ static int connected_co(struct client *client)
 static int main_co(struct sl_runtime *runtime, void *argument)
 {
     struct client *client = argument;
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    pthread_sigmask(SIG_UNBLOCK, &signals, NULL); /* nothing is worth an orderly end here */
+    sl_runtime_signals_default();
     client->reactor = runtime->nodes[0].reactor;
     client->memory = runtime->nodes[0].memory;
     int error = tool_fabric_create(&client->options, runtime, false, &client->fabric);

@@ -283,6 +283,7 @@ static int transfer_co(struct group_tool *tool)
 static int main_co(struct sl_runtime *runtime, void *argument)
 {
     struct group_tool *tool = argument;
+    sl_runtime_signals_default(); /* the targets finish what was asked */
     tool->reactor = runtime->nodes[0].reactor;
     int error = tool_fabric_create(&tool->options, runtime, false, &tool->fabric);
     if (error < 0) {
