@@ -29,7 +29,7 @@ static int verify_blocks_co(struct sl_store_group *group, uint32_t number, unsig
                             unsigned count, struct sl_store_findings *findings)
 {
     struct sl_iobuf data;
-    char text[160];
+    char text[192];
     sl_iobuf_init(&data);
     int error = sl_store_read_co(group, number, (uint16_t)first, (uint16_t)count, &data);
     sl_iobuf_fini(&data);
@@ -43,11 +43,19 @@ static int verify_blocks_co(struct sl_store_group *group, uint32_t number, unsig
                          : verify_blocks_co(group, number, first + count / 2, count - count / 2,
                                             findings);
     }
-    if (error == -SL_E_CHECKSUM && group->store->config.damaged != NULL)
-        group->store->config.damaged(group->store->config.context, group->id, number,
-                                     (uint16_t)first);
-    snprintf(text, sizeof(text), "group %llu, chunk %u, block %u cannot be read: %s",
-             (unsigned long long)group->id, number, first, sl_error_text(error));
+    const struct sl_store_config *config = &group->store->config;
+    if (error == -SL_E_CHECKSUM && config->damaged_co != NULL &&
+        config->damaged_co(config->context, group->id, number, (uint16_t)first)) {
+        findings->block_count++;
+        snprintf(text, sizeof(text),
+                 "group %llu, chunk %u, block %u was damaged, and is repaired from another copy",
+                 (unsigned long long)group->id, number, first);
+    } else {
+        snprintf(text, sizeof(text),
+                 "group %llu, chunk %u, block %u cannot be read: %s: write it anew, or repair it "
+                 "from another copy",
+                 (unsigned long long)group->id, number, first, sl_error_text(error));
+    }
     say(findings, text);
     return 0;
 }
@@ -131,8 +139,7 @@ static void log_finding(void *argument, const char *text)
 {
     struct sl_store *store = argument;
     store->statistics.scrub_finding_count++;
-    sl_log_error("store", "%s: scrub: %s: write it anew, or repair it from another copy",
-                 store->config.name, text);
+    sl_log_error("store", "%s: scrub: %s", store->config.name, text);
 }
 
 static void scrubber_co(void *argument)

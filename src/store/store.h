@@ -44,8 +44,9 @@ struct sl_store_config {
     uint64_t table_bytes; /* chunk tables kept in memory; 0 = all */
     /* Every block is read and verified again and again, at most so many bytes a second; 0 = not. */
     uint64_t scrub_bytes_per_s;
-    /* A block that the scrub found damaged, for who has another copy; may be NULL. */
-    void (*damaged)(void *context, uint64_t group, uint32_t chunk, uint16_t block);
+    /* The scrub found a block damaged: from who has another copy it is repaired. Answers whether it
+     * is whole again. May be NULL. */
+    bool (*damaged_co)(void *context, uint64_t group, uint32_t chunk, uint16_t block);
     /* Before a checkpoint chooses what the log keeps: the moment to call sl_store_state_set(). Must
      * not await. NULL: nothing to say. */
     void (*checkpointing)(void *context, struct sl_store *store);

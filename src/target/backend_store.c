@@ -119,6 +119,7 @@ static struct sl_store_config config_of(struct sl_target *target, unsigned numbe
         .scrub_bytes_per_s = storage->config.read_only ? 0 : storage->config.scrub_bytes_per_s,
         .cluster_id = target->cluster != NULL ? target->cluster->config.cluster_id : NULL,
         .checkpointing = target->cluster != NULL ? sl_cluster_checkpointing : NULL,
+        .damaged_co = target->cluster != NULL ? sl_cluster_damaged_co : NULL,
         .context = target->cluster,
     };
 }

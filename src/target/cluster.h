@@ -266,6 +266,8 @@ void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_rec
  * -SL_E_CHECKSUM: nobody has them; -EAGAIN: some cannot be asked now. */
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
                          uint16_t block_count, struct sl_iobuf *data);
+/* The scrub found the block damaged (struct sl_store_config). */
+bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16_t block);
 void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,
                                uint32_t node);
 

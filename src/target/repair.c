@@ -19,6 +19,9 @@
 
 /* A giver that lags waits so long for the asker's index. */
 #define LAG_WAIT_NS (500 * SL_NS_PER_MS)
+/* The scrub waits so long for somebody who can give. */
+#define SCRUB_TRIES    5u
+#define SCRUB_RETRY_NS SL_NS_PER_S
 
 /* Blocks that were asked for. On the asker's stack. */
 struct fetch {
@@ -114,6 +117,30 @@ int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t fi
     return error;
 }
 
+/* Found by the scrub, which waits for it: so there is one at a time in each shard. Soon after the
+ * start nobody may be connected yet. */
+bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16_t block)
+{
+    struct sl_target_cluster *cluster = context;
+    struct sl_replica *replica =
+        group <= UINT32_MAX ? sl_cluster_find(cluster, (uint32_t)group) : NULL;
+    int error = -EAGAIN;
+    for (unsigned i = 0; i < SCRUB_TRIES && error == -EAGAIN; i++) {
+        struct sl_iobuf data;
+        if (replica == NULL || cluster->closing || replica->failed || replica->copying != 0)
+            return false;
+        sl_iobuf_init(&data);
+        error = sl_replica_repair_co(replica, chunk, block, 1, &data);
+        sl_iobuf_fini(&data);
+        if (error == 0)
+            error = sl_store_read_co(replica->log, chunk, block, 1, &data);
+        sl_iobuf_fini(&data);
+        if (error == -EAGAIN)
+            sl_wait_queue_until_co(&cluster->stop, sl_cluster_now_ns(cluster) + SCRUB_RETRY_NS);
+    }
+    return error == 0;
+}
+
 /* ---- who gives ---- */
 
 static int give_co(struct sl_replica *replica, const struct sl_capsule_fetch *asked, uint32_t node,
@@ -174,7 +201,8 @@ static int serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received 
     int error = buf == NULL || page == NULL ? -ENOMEM : give_co(replica, asked, node, buf, page);
     sl_buf_unref(buf);
     sl_buf_unref(page);
-    return error;
+    /* Whatever else kept it from giving is no word on the blocks. */
+    return error == 0 || error == -SL_E_CHECKSUM || error == -EIO ? error : -EAGAIN;
 }
 
 /* ---- who is given ---- */

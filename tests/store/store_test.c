@@ -828,12 +828,13 @@ static void test_read_only(void **state)
 /* The scrub finds what rots while nobody reads it, and tells who could repair it. */
 static unsigned told_count;
 
-static void on_damaged(void *context, uint64_t group, uint32_t chunk, uint16_t block)
+static bool on_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16_t block)
 {
     told_count++;
     assert_int_equal(group, 1);
     assert_int_equal(chunk, 2);
     assert_int_equal(block, 4083);
+    return false;
 }
 
 static void scrub_co(struct store_world *w)
@@ -863,7 +864,7 @@ static void test_scrub(void **state)
     content[at + 99] ^= 1;
     sl_sim_disk_restore(world.sim, NODE, DISK, content);
     world.config.scrub_bytes_per_s = SL_MIB;
-    world.config.damaged = on_damaged;
+    world.config.damaged_co = on_damaged_co;
     told_count = 0;
     world_run(&world, scrub_co, NULL);
     free(content);
