@@ -12,6 +12,8 @@ static int check_promotion(const struct sl_raft *raft, uint64_t id)
     if (slot < 0)
         return -ENOENT;
     const struct progress *p = &raft->progress[slot];
+    if (sl_raft_config_is_voter(&raft->configs[0], id))
+        return -EEXIST; /* it may lead, or lag, by now */
     if (p->state == REPLICATE && p->match.value + raft->tuning->promote_lag >= raft->log.last.value)
         return 0;
     SL_RAFT_COVER(CHANGE_REFUSED_LAG);

@@ -211,6 +211,12 @@ static void changes_are_refused(void **state)
     assert_int_equal(feed(promote), -SL_E_MOVED);
     assert_int_equal(feed(give), -SL_E_MOVED);
     lead(1);
+    /* Asked once more, since the answer was lost, when it leads by now, or is behind: it was told
+     * to try again for ever (cluster_sim --replicated, seed 5028). */
+    struct sl_raft_event again = {.kind = SL_RAFT_CHANGE, .change = {SL_RAFT_PROMOTE, {1, 1}}};
+    assert_int_equal(feed(again), -EEXIST);
+    again.change.replica = (struct sl_raft_replica){2, 2};
+    assert_int_equal(feed(again), -EEXIST);
     assert_int_equal(propose(4, 0), 0);
     assert_int_equal(feed(promote), -EAGAIN); /* 4 behind */
     hear(4, accept(2));
