@@ -107,6 +107,9 @@ static int take_config(struct sl_target_cluster *cluster,
         peer->cluster = cluster;
         peer->node = node->id;
         memcpy(peer->address, node->address, strlen(node->address) + 1); /* header: address */
+        /* Not only with the start of the peers: groups that are open want them before. */
+        for (unsigned k = 0; k < SL_STORAGE_SHARDS_MAX; k++)
+            sl_wait_queue_init(&peer->connections[k].changed);
         cluster->peer_count++;
     }
     return 0;

@@ -235,8 +235,6 @@ int sl_peers_start(struct sl_target_cluster *cluster)
 {
     int error = 0;
     for (unsigned i = 0; i < cluster->peer_count && error == 0; i++) {
-        for (unsigned k = 0; k < SL_STORAGE_SHARDS_MAX; k++)
-            sl_wait_queue_init(&cluster->peers[i].connections[k].changed);
         (void)sl_peer_connect(&cluster->peers[i], 0);
         error = sl_cluster_spawn(cluster, beats_co, &cluster->peers[i]);
     }

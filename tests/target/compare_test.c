@@ -153,12 +153,29 @@ static void giver_is_not_connected(void **state)
     world_close(&world);
 }
 
+/* The scrub, or the clock, of a group that is open already wants a peer while the disk is slow to
+ * open the next one (cluster_sim, seed 2038: a crash at the start). */
+static void peers_before_groups(void **state)
+{
+    struct cluster_world world;
+    open_settled(&world, 12, 3);
+    unsigned number = world.leader % 3 + 1;
+    node_end(&world, number, false);
+    world.hurried = true;
+    node_start(&world, number);
+    world_run(&world, settle_co);
+    node_end(&world, 6 - number - world.leader, false);
+    world_run(&world, settle_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scrub_repairs),
         cmocka_unit_test(scrub_makes_nothing_up),
         cmocka_unit_test(giver_is_not_connected),
+        cmocka_unit_test(peers_before_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
