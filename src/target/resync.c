@@ -184,6 +184,24 @@ static int begin_co(struct source *source)
                : error;
 }
 
+/* Into the source's buffer; what is damaged here comes from another replica first. */
+static int read_region_co(struct source *source, uint32_t chunk, unsigned region)
+{
+    struct sl_replica *replica = source->replica;
+    uint16_t first_block = (uint16_t)(region * SL_REGION_BLOCKS);
+    struct sl_span span = sl_buf_span(source->buf, 0, SL_REGION_BYTES);
+    struct sl_iobuf mended;
+    int error = sl_store_read_into_co(replica->log, chunk, first_block, SL_REGION_BLOCKS, &span, 1);
+    if (error != -SL_E_CHECKSUM && error != -EIO)
+        return error;
+    sl_iobuf_init(&mended);
+    error = sl_replica_repair_co(replica, chunk, first_block, SL_REGION_BLOCKS, &mended);
+    sl_iobuf_fini(&mended);
+    if (error < 0)
+        return error;
+    return sl_store_read_into_co(replica->log, chunk, first_block, SL_REGION_BLOCKS, &span, 1);
+}
+
 static int region_co(struct source *source, uint32_t chunk, unsigned region)
 {
     struct sl_replica *replica = source->replica;
@@ -191,8 +209,7 @@ static int region_co(struct source *source, uint32_t chunk, unsigned region)
     struct sl_capsule_resync *body = (void *)&capsule;
     struct sl_span span = sl_buf_span(source->buf, 0, SL_REGION_BYTES);
     struct sl_span page = sl_buf_span(source->page, 0, SL_BLOCK_BYTES);
-    int error = sl_store_read_into_co(replica->log, chunk, (uint16_t)(region * SL_REGION_BLOCKS),
-                                      SL_REGION_BLOCKS, &span, 1);
+    int error = read_region_co(source, chunk, region);
     if (error < 0)
         return error;
     sl_crc32c_blocks(span.data, SL_REGION_BLOCKS, (uint32_t *)(void *)page.data);

@@ -169,13 +169,67 @@ static void peers_before_groups(void **state)
     world_close(&world);
 }
 
+/* ---- the source of a resync ---- */
+
+static void write_for_long_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 1500; i++) {
+        uint64_t value = world->sequence + 1;
+        assert_int_equal(client_write_co(world, value % 61 * 31, 1 + i % 32, value), 0);
+    }
+}
+
+static void write_block_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, BLOCK + 5000, 1, VALUE), 0);
+}
+
+static void all_follow_co(struct cluster_world *world)
+{
+    for (unsigned tries = 0; tries < 500; tries++) {
+        struct sl_capsule_group_status a, b;
+        bool equal = true;
+        for (unsigned i = 1; i <= 3; i++)
+            equal = equal && client_status_co(world, world->leader, &a) == 0 &&
+                    client_status_co(world, i, &b) == 0 && a.last == b.applied;
+        if (equal)
+            return;
+        sl_sleep_co(20 * SL_NS_PER_MS);
+    }
+    fail_msg("a replica does not follow");
+}
+
+static void expect_block_co(struct cluster_world *world)
+{
+    client_expect_co(world, BLOCK + 5000, 1, VALUE);
+}
+
+/* It has a damaged block, and the third replica a sound one: the resync ended early, began anew,
+ * ended early, and so on. */
+static void source_is_damaged(void **state)
+{
+    struct cluster_world world;
+    open_settled(&world, 13, 3);
+    unsigned away = world.leader % 3 + 1;
+    node_end(&world, away, false);
+    world_run(&world, write_block_co);
+    world_run(&world, write_for_long_co);
+    world_run(&world, write_for_long_co);
+    assert_true(find_block(&world, world.leader, BLOCK + 5000, VALUE, true) > 0);
+    node_start(&world, away);
+    world_run(&world, all_follow_co);
+    assert_true(find_block(&world, away, BLOCK + 5000, VALUE, false) > 0);
+    assert_true(find_block(&world, world.leader, BLOCK + 5000, VALUE, false) > 0);
+    world_run(&world, expect_block_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scrub_repairs),
-        cmocka_unit_test(scrub_makes_nothing_up),
-        cmocka_unit_test(giver_is_not_connected),
-        cmocka_unit_test(peers_before_groups),
+        cmocka_unit_test(scrub_repairs),          cmocka_unit_test(scrub_makes_nothing_up),
+        cmocka_unit_test(giver_is_not_connected), cmocka_unit_test(peers_before_groups),
+        cmocka_unit_test(source_is_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
