@@ -2,7 +2,7 @@
  * Groups are made, and replicas on an empty disk replaced, as `sluice group` does it: by asking
  * targets, and asking again until it is done.
  */
-#include "sim/cluster/cluster.h"
+#include "sim/cluster/group.h"
 
 #include <errno.h>
 #include <string.h>

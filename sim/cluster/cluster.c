@@ -1,5 +1,5 @@
 /* A cluster from a seed; its time, notes and violations. */
-#include "sim/cluster/cluster.h"
+#include "sim/cluster/group.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -196,6 +196,7 @@ struct cluster *cluster_create(uint64_t seed, bool replicated, FILE *trace)
     struct cluster *cluster = heap_keep(NULL, sizeof(*cluster));
     *cluster = (struct cluster){
         .seed = seed, .random = seed, .violation_block = -1, .replicated = replicated};
+    cluster->compared = replicated && seed / 3 % 2 == 0;
     draw_shape(cluster);
     draw_world(cluster, trace);
     size_t bytes = cluster->client_count * (size_t)CLIENT_BYTES;

@@ -167,6 +167,9 @@ struct cluster {
     int memfd;       /* the clients' memory */
     uint8_t *memory;
     bool replicated;
+    bool compared; /* then: replicas are scrubbed, and compared with each other */
+    bool forged;   /* once a run: see groups_forge() */
+    unsigned forged_group, forged_block;
     struct sl_cluster meta; /* then: the cluster file; what it names is here */
     struct sl_cluster_node meta_nodes[TARGETS_MAX];
     struct sl_cluster_group meta_groups[GROUPS_MAX];
@@ -250,23 +253,6 @@ void target_format(struct process *process);
 /* Before it is gone: what it counted. */
 void target_count(struct process *process);
 void gateway_count(struct process *process);
-
-/* group.c: what only replicated clusters have */
-void groups_draw(struct cluster *cluster);
-/* admin.c: makes the groups; targets have been started. */
-void groups_boot(struct cluster *cluster);
-/* The target came back with an empty disk: new replicas take the place of its old ones. */
-void groups_replace(struct cluster *cluster, unsigned target);
-/* Closes the tool once it is done. */
-void tool_reap(struct cluster *cluster);
-void tool_crash(struct cluster *cluster);
-/* At any time: at most one leader a term. */
-void groups_watch(struct cluster *cluster);
-/* All replicas have applied all, and the same. */
-bool groups_are_level(struct cluster *cluster);
-void groups_compare(struct cluster *cluster);
-/* The target that leads a group, or TARGETS_MAX. */
-unsigned group_leader(const struct cluster *cluster, unsigned group);
 
 /* client.c */
 void client_co(void *argument);

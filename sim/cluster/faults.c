@@ -1,5 +1,5 @@
 /* What happens to a cluster, and when: a plan from the seed, of which parts can be left out. */
-#include "sim/cluster/cluster.h"
+#include "sim/cluster/group.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -109,9 +109,16 @@ static void choose_data(struct cluster *cluster, struct process *process,
     free(superblock);
 }
 
+static bool is_silent(enum fault_kind kind)
+{
+    return kind >= FAULT_DISK_ROT && kind <= FAULT_DISK_MISDIRECTS;
+}
+
 static void disk_fault(struct cluster *cluster, const struct fault *fault)
 {
     struct process *process = &cluster->processes[fault->a];
+    if (is_silent(fault->kind) && cluster->wiped)
+        return;
     struct sl_sim_disk_faults *faults = sl_sim_disk_faults(cluster->sim, process->name, DISK);
     uint32_t rate = (uint32_t)fault->amount;
     *faults = (struct sl_sim_disk_faults){0};
@@ -212,7 +219,8 @@ static void wipe(struct cluster *cluster, const struct fault *fault)
         if (cluster->meta_groups[i].replica_count < 3)
             return;
     }
-    if (cluster->wiped || cluster->healing)
+    /* A block that is damaged on another disk may be whole on the lost one alone. */
+    if (cluster->wiped || cluster->healing || (cluster->rotten & ~(1u << fault->a)) != 0)
         return;
     cluster->wiped = true;
     if (process->running)
@@ -279,6 +287,8 @@ static void strike(struct cluster *cluster, struct action *action)
         wipe(cluster, fault);
     else if (fault->kind == FAULT_TARGETS_APART)
         apart(cluster, fault);
+    else if (fault->kind == FAULT_REPLICA_DIFFERS)
+        groups_forge(cluster, fault->a, (unsigned)(fault->amount % cluster->meta.group_count));
     else if (fault->kind >= FAULT_LEADER_KILL)
         leader_fault(cluster, fault);
     else if (fault->kind <= FAULT_PAUSE || fault->kind == FAULT_CLOCK)
@@ -303,9 +313,10 @@ static void draw(struct cluster *cluster, struct fault *fault, uint64_t length_n
     /* Of silent damage, the more to the only copy, less can be demanded: not in all runs. */
     do {
         fault->kind = (enum fault_kind)(cluster_random(cluster) % FAULT_COUNT);
-        silent = fault->kind >= FAULT_DISK_ROT && fault->kind <= FAULT_DISK_MISDIRECTS;
+        silent = is_silent(fault->kind);
     } while ((silent && cluster->seed % (cluster->replicated ? 2 : 4) != 0) ||
-             (fault->kind >= FAULT_LEADER_KILL && !cluster->replicated));
+             (fault->kind >= FAULT_LEADER_KILL && !cluster->replicated) ||
+             (fault->kind == FAULT_REPLICA_DIFFERS && !cluster->compared));
     unsigned target = (unsigned)(cluster_random(cluster) % cluster->target_count);
     unsigned gateway =
         cluster->target_count + (unsigned)(cluster_random(cluster) % cluster->gateway_count);

@@ -29,7 +29,8 @@
     X(LEADER_PAUSE)                                                                                \
     X(LEADER_CUT)                                                                                  \
     X(TARGET_WIPE)                                                                                 \
-    X(TARGETS_APART)
+    X(TARGETS_APART)                                                                               \
+    X(REPLICA_DIFFERS)
 
 /* What they led to: counted, so that a run that meets too little fails. */
 #define CLUSTER_EFFECTS(X)                                                                         \
@@ -61,7 +62,11 @@
     X(UNSEEN_WRITES_APPLIED)                                                                       \
     X(LEADERS_SEEN)                                                                                \
     X(REPLICAS_COMPARED)                                                                           \
-    X(REPLICAS_REPLACED)
+    X(REPLICAS_REPLACED)                                                                           \
+    X(CHUNKS_COMPARED)                                                                             \
+    X(BLOCKS_FORGED)                                                                               \
+    X(DIFFERENCES_FOUND)                                                                           \
+    X(DIFFERENCES_MENDED)
 
 #define FAULT_NAME(name)  FAULT_##name,
 #define EFFECT_NAME(name) EFFECT_##name,

@@ -1,5 +1,5 @@
 /* Replicated clusters: the cluster file, who leads, whether replicas agree. */
-#include "sim/cluster/cluster.h"
+#include "sim/cluster/group.h"
 
 #include <errno.h>
 #include <string.h>
@@ -61,8 +61,7 @@ void groups_draw(struct cluster *cluster)
 
 /* ---- what they are doing ---- */
 
-/* The replica of a group on a target, or NULL. */
-static struct sl_replica *replica_on(const struct cluster *cluster, unsigned group, unsigned target)
+struct sl_replica *group_replica(const struct cluster *cluster, unsigned group, unsigned target)
 {
     const struct process *process = &cluster->processes[target];
     for (unsigned i = 0; process->running && process->up && i < process->reactor_count; i++) {
@@ -81,7 +80,7 @@ static struct sl_replica *replica_on(const struct cluster *cluster, unsigned gro
 static bool leads(const struct cluster *cluster, unsigned group, unsigned target, uint64_t *term)
 {
     struct sl_raft_status status;
-    const struct sl_replica *replica = replica_on(cluster, group, target);
+    const struct sl_replica *replica = group_replica(cluster, group, target);
     if (replica == NULL)
         return false;
     sl_raft_get_status(replica->raft, &status);
@@ -137,7 +136,7 @@ bool groups_are_level(struct cluster *cluster)
         for (unsigned k = 0; k < meta->replica_count; k++) {
             struct sl_raft_status status;
             const struct sl_replica *replica =
-                replica_on(cluster, group, meta->replicas[k].node - 1);
+                group_replica(cluster, group, meta->replicas[k].node - 1);
             if (replica == NULL)
                 return false;
             sl_raft_get_status(replica->raft, &status);
@@ -158,8 +157,7 @@ struct comparison {
     bool done;
 };
 
-/* Where a block of the volume lies. */
-static unsigned place_of(const struct cluster *cluster, unsigned block, uint64_t *offset_bytes)
+unsigned group_place(const struct cluster *cluster, unsigned block, uint64_t *offset_bytes)
 {
     uint64_t at = cluster->run_bytes[block / RUN_BLOCKS] + block % RUN_BLOCKS * SL_BLOCK_BYTES;
     uint64_t stripe = at / cluster->stripe_bytes;
@@ -174,8 +172,8 @@ static void compare_co(void *argument)
     struct cluster *cluster = comparison->cluster;
     for (unsigned block = 0; block < BLOCKS; block++) {
         uint64_t offset;
-        unsigned group = place_of(cluster, block, &offset);
-        struct sl_replica *replica = replica_on(cluster, group, comparison->target);
+        unsigned group = group_place(cluster, block, &offset);
+        struct sl_replica *replica = group_replica(cluster, group, comparison->target);
         comparison->errors[block] = 1; /* has none */
         if (replica == NULL || replica->cluster->target->reactor != sl_reactor_self())
             continue;

@@ -4,7 +4,7 @@
  *
  *   cluster_sim [--seed N] [--count N] [--time REAL_SECONDS] [--coverage] [--trace] [--log]
  */
-#include "sim/cluster/cluster.h"
+#include "sim/cluster/group.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -141,6 +141,9 @@ static void heal(struct cluster *cluster)
         return;
     if (cluster->replicated &&
         !within(cluster, PROGRESS_NS, groups_are_level, "replicas did not become equal"))
+        return;
+    if (cluster->forged && !within(cluster, PROGRESS_NS, groups_are_mended,
+                                   "replicas that differ were not found and mended"))
         return;
     if (cluster->replicated)
         groups_compare(cluster);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "store/store.h"
-#include "target/private.h"
+#include "target/cluster.h"
 
 #define DISK "sim:disk"
 
@@ -159,6 +159,10 @@ int target_main_co(struct process *process)
     struct target_process *target = &process->target;
     struct sl_storage_config config = {
         .spec = "store:" DISK, .reactor_count = process->reactor_count, .checksums = true};
+    if (process->cluster->compared) {
+        config.scrub_bytes_per_s = 64 * SL_MIB;
+        config.compare_pause_ns = SECOND;
+    }
     char text[512];
     target->instance = sl_reactor_random_u64(process->nodes[0].reactor);
     int error = sl_storage_open(&config, &target->storage, text, sizeof(text));
@@ -170,8 +174,8 @@ int target_main_co(struct process *process)
     if (error == 0) {
         process->up = true;
         process_wait_co(process);
-        process->up = false;
         target_count(process);
+        process->up = false;
         sl_fabric_listener_close(target->listener);
     }
     process_on_each_co(process, reactor_drain_co);
@@ -179,6 +183,15 @@ int target_main_co(struct process *process)
     sl_storage_close(target->storage);
     target->storage = NULL;
     return error;
+}
+
+static void count_compared(struct cluster *cluster, const struct sl_target_cluster *part)
+{
+    cluster->effects[EFFECT_CHUNKS_COMPARED] += part->compared.chunk_count;
+    cluster->effects[EFFECT_DIFFERENCES_FOUND] += part->compared.difference_count;
+    cluster->effects[EFFECT_DIFFERENCES_MENDED] += part->compared.mended_count;
+    if (part->compared.difference_count > 0 && !cluster->forged)
+        cluster_violation(cluster, -1, "replicas differ that nobody has changed");
 }
 
 void target_count(struct process *process)
@@ -189,6 +202,8 @@ void target_count(struct process *process)
         struct sl_target_statistics statistics;
         sl_target_statistics(target, &statistics);
         cluster->effects[EFFECT_CHECKSUM_ERRORS] += statistics.checksum_error_count;
+        if (target->cluster != NULL)
+            count_compared(cluster, target->cluster);
         for (unsigned k = 0; k < SL_COUNT_OF(target->stores); k++) {
             struct sl_store_statistics store;
             if (target->stores[k] == NULL)

@@ -80,7 +80,7 @@ struct sl_capsule_group_status {
     struct sl_group_member members[SL_GROUP_MEMBERS_MAX]; /* 104 */
     uint32_t lags[SL_GROUP_MEMBERS_MAX]; /* 216 entries that the member lacks, as its leader knows;
                                             SL_GROUP_LAG_UNKNOWN */
-    uint32_t reserved2;                  /* 244 zero */
+    uint32_t differences;                /* 244 blocks in which replicas differed, found here */
     uint64_t size_bytes;                 /* 248 of the group's address space; 0 = not known yet */
 };
 _Static_assert(sizeof(struct sl_capsule_group_status) == SL_CAPSULE_BYTES_MAX,

@@ -288,7 +288,7 @@ static int write_all_co(struct apply *apply)
     return error;
 }
 
-static uint32_t stored_crc(const struct entry *entry, unsigned block)
+uint32_t overlay_crc(const struct entry *entry, unsigned block)
 {
     if (entry->type == SL_ENTRY_ZERO)
         return SL_CRC_ABSENT;
@@ -307,7 +307,7 @@ static void commit(struct apply *apply)
         for (unsigned block = i * SL_REGION_BLOCKS; block < (i + 1) * SL_REGION_BLOCKS; block++) {
             struct entry *entry = apply->blocks[block];
             if (entry != NULL) {
-                chunk->table->crcs[block] = stored_crc(entry, block);
+                chunk->table->crcs[block] = overlay_crc(entry, block);
                 region->index = sl_max(region->index, entry->index);
                 chunk->dirty_index = sl_min(chunk->dirty_index, entry->index);
                 touched = true;

@@ -52,6 +52,8 @@ struct entry *overlay_get(const struct chunk *chunk, unsigned block);
 /* Takes the block's version out; there is one. */
 void overlay_clear(struct chunk *chunk, unsigned block);
 void overlay_drop_all(struct chunk *chunk);
+/* Of the entry's block `block` of its chunk, as the table would have it. */
+uint32_t overlay_crc(const struct entry *entry, unsigned block);
 /* Writes the overlay as it is now into the slots. */
 int apply_chunk_co(struct chunk *chunk);
 /* Starts the coroutines that apply. */

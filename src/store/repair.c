@@ -1,6 +1,7 @@
 /*
  * A damaged block is written again, from what another copy of the group says it holds. The region's
- * index stays: nothing new is learnt, only what was there before comes back.
+ * index stays: nothing new is learnt, only what was there before comes back. What the other copies
+ * prove wrong, though its checksum is right, is made a damaged block first.
  */
 #include <errno.h>
 
@@ -53,6 +54,42 @@ int sl_store_block_repair_co(struct sl_store_group *group, uint32_t number, unsi
     if (error == 0) {
         chunk_lock_co(chunk);
         error = repair_locked_co(chunk, block, buf, offset_bytes, crc);
+        chunk_unlock(chunk);
+    }
+    chunk_unuse(chunk);
+    return error;
+}
+
+static int condemn_locked(struct chunk *chunk, unsigned block, uint32_t crc)
+{
+    uint32_t *stored = &chunk->table->crcs[block];
+    if (overlay_get(chunk, block) != NULL)
+        return -EBUSY;
+    if (crc != (*stored == SL_CRC_ABSENT ? sl_crc_stored(SL_CRC32C_ZERO_BLOCK) : *stored))
+        return -ESTALE;
+    sl_log_error("store",
+                 "%s: block %u of chunk %u of group %llu has its checksum (%08x), and is taken for "
+                 "damaged: the other copies agree on another one",
+                 chunk->group->store->config.name, block, chunk->number,
+                 (unsigned long long)chunk->group->id, crc);
+    *stored = SL_CRC_DAMAGED;
+    chunk->dirty_index = 0; /* with the next root, whatever that frees */
+    return 0;
+}
+
+int sl_store_block_condemn_co(struct sl_store_group *group, uint32_t number, unsigned block,
+                              uint32_t crc)
+{
+    struct chunk *chunk;
+    if (block >= SL_CHUNK_BLOCKS)
+        return -EINVAL;
+    int error = chunk_get(group, number, &chunk); /* it may be all that is missing */
+    if (error < 0)
+        return error;
+    error = chunk_use_co(chunk);
+    if (error == 0) {
+        chunk_lock_co(chunk);
+        error = condemn_locked(chunk, block, crc);
         chunk_unlock(chunk);
     }
     chunk_unuse(chunk);

@@ -30,6 +30,29 @@ int sl_store_regions_co(struct sl_store_group *group, uint32_t number,
     return error;
 }
 
+int sl_store_region_crcs_co(struct sl_store_group *group, uint32_t number, unsigned region,
+                            uint64_t *index, uint32_t crcs[SL_REGION_BLOCKS])
+{
+    const uint32_t zeroes = sl_crc_stored(SL_CRC32C_ZERO_BLOCK);
+    struct chunk *chunk = chunk_find(group->store, group->id, number);
+    *index = 0;
+    for (unsigned i = 0; i < SL_REGION_BLOCKS; i++)
+        crcs[i] = zeroes;
+    if (chunk == NULL)
+        return 0;
+    int error = chunk_use_co(chunk);
+    for (unsigned i = 0; error == 0 && i < SL_REGION_BLOCKS; i++) {
+        unsigned block = region * SL_REGION_BLOCKS + i;
+        const struct entry *entry = overlay_get(chunk, block);
+        uint32_t crc = entry != NULL ? overlay_crc(entry, block) : chunk->table->crcs[block];
+        crcs[i] = crc == SL_CRC_ABSENT ? zeroes : crc;
+        *index = sl_max(*index, chunk->table->regions[region].index);
+        *index = entry != NULL ? sl_max(*index, entry->index) : *index;
+    }
+    chunk_unuse(chunk);
+    return error;
+}
+
 /* Zeroes need no place. */
 static bool is_absent(const struct sl_iobuf *data, const uint32_t *crcs)
 {

@@ -245,6 +245,16 @@ int sl_store_install(struct sl_store_group *group, uint64_t index, uint64_t term
 int sl_store_block_repair_co(struct sl_store_group *group, uint32_t chunk, unsigned block,
                              struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc);
 
+/* The newest index that touched a region (0: none) and the checksums of its blocks, as readers see
+ * them and as the table has them; but an absent block has that of zeroes. SL_CRC_DAMAGED: lost. */
+int sl_store_region_crcs_co(struct sl_store_group *group, uint32_t chunk, unsigned region,
+                            uint64_t *index, uint32_t crcs[SL_REGION_BLOCKS]);
+/* What is here of a block is wrong, though its checksum, `crc` in the form above, is right: from
+ * now on it is damaged, and can be repaired. -EBUSY: it is in the log and not in its slot yet.
+ * -ESTALE: it has changed. -ENOSPC. */
+int sl_store_block_condemn_co(struct sl_store_group *group, uint32_t chunk, unsigned block,
+                              uint32_t crc);
+
 /* Frees as much of the log as can be: applies, writes metadata and a root. */
 int sl_store_checkpoint_co(struct sl_store *store);
 

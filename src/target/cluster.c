@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/compare.h"
 #include "target/replica_state.h"
 
 /* Failover within 2 s: a follower campaigns after T to 2 T. */
@@ -298,7 +299,8 @@ int sl_cluster_open_groups_co(struct sl_target_cluster *cluster)
     compare_with_file(cluster);
     sl_log_info("target", "node %u, reactor %u: %u groups", cluster->config.node,
                 target->reactor_index, opened);
-    return sl_peers_start(cluster);
+    int error = sl_peers_start(cluster);
+    return error < 0 ? error : sl_compare_start(cluster);
 }
 
 /* ---- failure, checkpoints ---- */

@@ -71,6 +71,9 @@ struct sl_target_cluster {
     struct sl_wait_queue stop; /* closing has begun */
     struct sl_list fetches;    /* repair.c: asked for and not here yet */
     uint64_t fetch_ticket;
+    struct {
+        uint64_t pass_count, chunk_count, difference_count, mended_count;
+    } compared; /* compare.c */
     bool admin_busy;
     struct sl_wait_queue admin;
     bool closing;
@@ -169,6 +172,7 @@ struct sl_replica {
     unsigned feed_count;
     bool resync_busy;                                /* a BEGIN or END is being done */
     uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */
+    uint32_t differences;                            /* compare.c: while it led */
     bool opened;
 };
 
@@ -262,10 +266,13 @@ void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_rec
 
 /* ---- repair.c ---- */
 
-/* Blocks that are damaged here, from another replica: appended to `data`, and written again here.
- * -SL_E_CHECKSUM: nobody has them; -EAGAIN: some cannot be asked now. */
+/* Blocks that are damaged here, from another replica, that of node `from` (0: any): appended to
+ * `data`, and written again here. -SL_E_CHECKSUM: nobody has them; -EAGAIN: some cannot be asked
+ * now. */
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
-                         uint16_t block_count, struct sl_iobuf *data);
+                         uint16_t block_count, uint32_t from, struct sl_iobuf *data);
+/* `index` is applied here, soon; -EAGAIN: it is not, or not to be had. */
+int sl_replica_reach_co(struct sl_replica *replica, uint64_t index);
 /* The scrub found the block damaged (struct sl_store_config). */
 bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16_t block);
 void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,

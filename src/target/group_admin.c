@@ -162,6 +162,7 @@ static void answer_status(struct sl_replica *replica, struct sl_received *receiv
     body->commit = status.commit.value;
     body->applied = replica->applied;
     body->size_bytes = replica->size_bytes;
+    body->differences = replica->differences;
     for (unsigned i = 0; i < config->count; i++) {
         const struct sl_raft_member *member = &config->members[i];
         bool known = status.role == SL_RAFT_LEADER || member->id == replica->id;

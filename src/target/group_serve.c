@@ -248,7 +248,7 @@ static int serve_read_co(struct sl_replica *replica, struct sl_received *receive
         error = sl_store_read_co(replica->log, chunk, first_block, block_count, &data);
         int bad = error;
         if (error == -SL_E_CHECKSUM || error == -EIO)
-            error = sl_replica_repair_co(replica, chunk, first_block, block_count, &data);
+            error = sl_replica_repair_co(replica, chunk, first_block, block_count, 0, &data);
         error = error == -SL_E_CHECKSUM ? bad : error;
     }
     if (error == 0) {

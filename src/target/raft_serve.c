@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/compare.h"
 #include "target/entry_extra.h"
 #include "target/resync_capsule.h"
 
@@ -344,6 +345,8 @@ void sl_cluster_serve_raft_co(struct sl_target_cluster *cluster, struct sl_recei
     } else if ((op == SL_RAFT_OP_FETCH || op == SL_RAFT_OP_GIVE) &&
                length >= sizeof(struct sl_capsule_fetch)) {
         sl_cluster_serve_fetch_co(cluster, received, *node);
+    } else if (op == SL_RAFT_OP_COMPARE && length >= offsetof(struct sl_capsule_compare, crcs)) {
+        sl_cluster_serve_compare_co(cluster, received, *node);
     } else {
         reply_error(received, -SL_E_PROTOCOL);
     }

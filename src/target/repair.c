@@ -14,7 +14,8 @@
 #include "core/crc32c.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "target/cluster.h"
+#include "store/format_meta.h"
+#include "target/compare.h"
 #include "target/resync_capsule.h"
 
 /* A giver that lags waits so long for the asker's index. */
@@ -65,14 +66,15 @@ static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint64_t inde
     return error == 0 && !fetch->given ? -SL_E_PROTOCOL : error;
 }
 
+/* `from`: nobody but that node; 0: each, one after the other. */
 static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
-                      uint16_t first_block, uint16_t block_count)
+                      uint16_t first_block, uint16_t block_count, uint32_t from)
 {
     struct sl_raft_config config = *sl_raft_get_config(replica->raft);
     int error = -SL_E_CHECKSUM;
     bool may_later = false; /* somebody who is away, or lags, may have it */
     for (unsigned i = 0; i < config.count; i++) {
-        if (config.members[i].id == replica->id)
+        if (config.members[i].id == replica->id || (from != 0 && config.members[i].node != from))
             continue;
         fetch->from = config.members[i].node;
         fetch->ticket = ++replica->cluster->fetch_ticket;
@@ -88,7 +90,7 @@ static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t 
 }
 
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
-                         uint16_t block_count, struct sl_iobuf *data)
+                         uint16_t block_count, uint32_t from, struct sl_iobuf *data)
 {
     struct sl_memory *memory = replica->cluster->target->memory;
     struct fetch fetch = {.length_bytes = block_count * SL_BLOCK_BYTES};
@@ -98,7 +100,7 @@ int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t fi
     int error = fetch.buf == NULL || fetch.crcs == NULL ? -ENOMEM : 0;
     replica->cluster->target->statistics.checksum_error_count++;
     if (error == 0)
-        error = ask_all_co(replica, &fetch, chunk, first_block, block_count);
+        error = ask_all_co(replica, &fetch, chunk, first_block, block_count, from);
     if (error == 0)
         error = sl_iobuf_append_buf(data, fetch.buf, 0, fetch.length_bytes);
     for (unsigned i = 0; error == 0 && i < block_count; i++) {
@@ -126,15 +128,9 @@ bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16
         group <= UINT32_MAX ? sl_cluster_find(cluster, (uint32_t)group) : NULL;
     int error = -EAGAIN;
     for (unsigned i = 0; i < SCRUB_TRIES && error == -EAGAIN; i++) {
-        struct sl_iobuf data;
         if (replica == NULL || cluster->closing || replica->failed || replica->copying != 0)
             return false;
-        sl_iobuf_init(&data);
-        error = sl_replica_repair_co(replica, chunk, block, 1, &data);
-        sl_iobuf_fini(&data);
-        if (error == 0)
-            error = sl_store_read_co(replica->log, chunk, block, 1, &data);
-        sl_iobuf_fini(&data);
+        error = sl_compare_mend_co(replica, chunk, block, SL_CRC_DAMAGED, 0);
         if (error == -EAGAIN)
             sl_wait_queue_until_co(&cluster->stop, sl_cluster_now_ns(cluster) + SCRUB_RETRY_NS);
     }
@@ -176,29 +172,36 @@ static int give_co(struct sl_replica *replica, const struct sl_capsule_fetch *as
     return error == 0 ? sl_status_to_errno(reply.header.status) : error;
 }
 
+int sl_replica_reach_co(struct sl_replica *replica, uint64_t index)
+{
+    struct sl_target_cluster *cluster = replica->cluster;
+    uint64_t deadline_ns = sl_cluster_now_ns(cluster) + LAG_WAIT_NS;
+    while (replica->applied < index && !cluster->closing) {
+        if (sl_wait_queue_until_co(&replica->progress, deadline_ns) == -ETIMEDOUT)
+            return -EAGAIN;
+    }
+    return replica->copying != 0 || replica->failed || cluster->closing ? -EAGAIN : 0;
+}
+
 static int serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,
                           uint32_t node)
 {
     const struct sl_capsule_fetch *asked = (const void *)&received->capsule;
     struct sl_replica *replica = sl_cluster_find(cluster, asked->group);
-    uint64_t deadline_ns = sl_cluster_now_ns(cluster) + LAG_WAIT_NS;
     if (replica == NULL)
         return -ENOENT;
     if (asked->block_count == 0 || asked->block_count > SL_ENTRY_BLOCKS_MAX ||
         asked->first_block + (uint32_t)asked->block_count > SL_CHUNK_BLOCKS ||
         (uint64_t)asked->chunk >= replica->size_bytes / SL_CHUNK_BYTES)
         return -SL_E_PROTOCOL;
-    while (replica->applied < asked->index && !cluster->closing) {
-        if (sl_wait_queue_until_co(&replica->progress, deadline_ns) == -ETIMEDOUT)
-            return -EAGAIN;
-    }
-    if (replica->copying != 0 || replica->failed || cluster->closing)
-        return -EAGAIN;
+    int error = sl_replica_reach_co(replica, asked->index);
+    if (error < 0)
+        return error;
     struct sl_buf *buf = sl_buf_alloc_co(cluster->target->memory,
                                          asked->block_count * SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
     struct sl_buf *page =
         sl_buf_alloc_co(cluster->target->memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
-    int error = buf == NULL || page == NULL ? -ENOMEM : give_co(replica, asked, node, buf, page);
+    error = buf == NULL || page == NULL ? -ENOMEM : give_co(replica, asked, node, buf, page);
     sl_buf_unref(buf);
     sl_buf_unref(page);
     /* Whatever else kept it from giving is no word on the blocks. */

@@ -195,7 +195,7 @@ static int read_region_co(struct source *source, uint32_t chunk, unsigned region
     if (error != -SL_E_CHECKSUM && error != -EIO)
         return error;
     sl_iobuf_init(&mended);
-    error = sl_replica_repair_co(replica, chunk, first_block, SL_REGION_BLOCKS, &mended);
+    error = sl_replica_repair_co(replica, chunk, first_block, SL_REGION_BLOCKS, 0, &mended);
     sl_iobuf_fini(&mended);
     if (error < 0)
         return error;

@@ -80,6 +80,15 @@ void sl_target_report(const struct sl_target *target)
 {
     if (target != NULL && target->storage->backend->report != NULL)
         target->storage->backend->report(target);
+    if (target != NULL && target->cluster != NULL)
+        sl_log_info("target",
+                    "reactor %u: replicas compared: %llu chunks, %llu passes; %llu blocks "
+                    "differed, %llu mended",
+                    target->reactor_index,
+                    (unsigned long long)target->cluster->compared.chunk_count,
+                    (unsigned long long)target->cluster->compared.pass_count,
+                    (unsigned long long)target->cluster->compared.difference_count,
+                    (unsigned long long)target->cluster->compared.mended_count);
 }
 
 void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject)

@@ -40,6 +40,7 @@ struct sl_storage_config {
     bool buffered;       /* tests on file systems without O_DIRECT */
     bool hugepages;
     uint64_t scrub_bytes_per_s; /* store: verified in the background, each shard; 0 = not */
+    uint64_t compare_pause_ns;  /* between comparisons of all replicas; 0: ten minutes. Tests */
 };
 
 struct sl_storage_info {

@@ -39,7 +39,8 @@ static void node_life_co(void *argument)
                                         .more = world->specs + 1,
                                         .more_count = world->disk_count - 1,
                                         .reactor_count = 1,
-                                        .scrub_bytes_per_s = world->scrub_bytes_per_s};
+                                        .scrub_bytes_per_s = world->scrub_bytes_per_s,
+                                        .compare_pause_ns = world->compare_pause_ns};
     struct sl_target_cluster_config config = {.node = node->number,
                                               .instance = sl_reactor_random_u64(node->node.reactor),
                                               .node_count = world->node_count,

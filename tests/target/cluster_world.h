@@ -53,8 +53,9 @@ struct cluster_world {
     const char *specs[WORLD_DISKS]; /* as the nodes are given them */
     uint64_t disk_bytes, segment_bytes;
     unsigned segment_count;
-    uint64_t scrub_bytes_per_s; /* of nodes that are started from now on */
-    bool hurried;               /* they want their peers while they still open their groups */
+    /* Of nodes that are started from now on. */
+    uint64_t scrub_bytes_per_s, compare_pause_ns;
+    bool hurried; /* want their peers while they still open their groups */
     /* the client */
     struct sl_sim_node client;
     struct sl_fabric *fabric;

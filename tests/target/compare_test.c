@@ -5,6 +5,9 @@
  */
 #include "cluster_world.h"
 
+#include "core/crc32c.h"
+#include "store/chunk.h"
+
 enum { BLOCK = 700, COUNT = 8, VALUE = 4242 };
 
 static void make_co(struct cluster_world *world)
@@ -169,7 +172,297 @@ static void peers_before_groups(void **state)
     world_close(&world);
 }
 
-/* ---- the source of a resync ---- */
+/* ---- replicas compared ---- */
+
+static struct sl_replica *replica_of(struct cluster_world *world, unsigned number)
+{
+    return sl_cluster_find(world->nodes[number].target->cluster, GROUP);
+}
+
+/* What the test does to one node's store, from there. */
+static struct {
+    struct cluster_world *world;
+    unsigned number;
+    uint64_t block, value; /* in chunk 0 */
+    unsigned count;
+    bool in_log; /* and in no slot yet */
+    bool done;
+} forge;
+
+/* Everything fits: data, checksum, table. Only the others know that it is not what was written. */
+static void forge_slot(struct chunk *chunk, unsigned block, const uint8_t *data)
+{
+    struct cluster_world *world = forge.world;
+    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[forge.number].name, DISK_PATH);
+    uint32_t slot = chunk->table->regions[block / SL_REGION_BLOCKS].slot;
+    assert_int_not_equal(slot, SL_SLOT_NONE);
+    memcpy(disk + slot_offset(chunk->group->store, slot) +
+               (uint64_t)(block % SL_REGION_BLOCKS) * SL_BLOCK_BYTES,
+           data, SL_BLOCK_BYTES);
+    chunk->table->crcs[block] = sl_crc_stored(sl_crc32c(0, data, SL_BLOCK_BYTES));
+    chunk->dirty_index = 0;
+}
+
+/* The same while it stands in the log alone. */
+static void forge_entry(struct entry *entry, unsigned block, const uint8_t *data)
+{
+    unsigned at = block - entry->first_block;
+    assert_int_equal(entry->span_count, 1);
+    memcpy(entry->spans[0].data + at * SL_BLOCK_BYTES, data, SL_BLOCK_BYTES);
+    entry->crcs[at] = sl_crc32c(0, data, SL_BLOCK_BYTES);
+}
+
+static void forge_co(void *argument)
+{
+    static uint8_t data[SL_BLOCK_BYTES];
+    struct sl_store *store = forge.world->nodes[forge.number].target->stores[0];
+    struct chunk *chunk = chunk_find(store, GROUP, 0);
+    assert_non_null(chunk);
+    assert_int_equal(chunk_use_co(chunk), 0);
+    for (unsigned i = 0; i < forge.count; i++) {
+        unsigned block = (unsigned)forge.block + i;
+        struct entry *entry = overlay_get(chunk, block);
+        fill_block(data, block, forge.value);
+        assert_int_equal(entry != NULL, forge.in_log);
+        if (entry != NULL)
+            forge_entry(entry, block, data);
+        else
+            forge_slot(chunk, block, data);
+    }
+    chunk_unuse(chunk);
+    forge.done = true;
+}
+
+static bool is_forged(void *argument)
+{
+    return forge.done;
+}
+
+static void forge_blocks(struct cluster_world *world, unsigned number, uint64_t block,
+                         unsigned count, uint64_t value)
+{
+    forge.world = world;
+    forge.number = number;
+    forge.block = block;
+    forge.count = count;
+    forge.value = value;
+    forge.done = false;
+    assert_int_equal(sl_co_spawn(world->nodes[number].node.reactor, forge_co, NULL), 0);
+    assert_true(
+        sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + SL_NS_PER_S, is_forged, NULL));
+}
+
+/* What one node has of a block, leader or not. */
+static struct {
+    struct cluster_world *world;
+    unsigned number;
+    uint64_t block;
+    uint32_t crc;
+    bool condemn; /* and takes it for damaged */
+    bool done;
+} look;
+
+static void look_co(void *argument)
+{
+    struct sl_store_group *log = replica_of(look.world, look.number)->log;
+    uint32_t crcs[SL_REGION_BLOCKS];
+    uint64_t index;
+    unsigned block = (unsigned)look.block;
+    assert_int_equal(sl_store_region_crcs_co(log, 0, block / SL_REGION_BLOCKS, &index, crcs), 0);
+    look.crc = crcs[block % SL_REGION_BLOCKS];
+    if (look.condemn) {
+        assert_int_equal(sl_store_block_condemn_co(log, 0, block, look.crc + 1), -ESTALE);
+        assert_int_equal(sl_store_block_condemn_co(log, 0, block, look.crc), 0);
+    }
+    look.done = true;
+}
+
+static bool has_looked(void *argument)
+{
+    return look.done;
+}
+
+static uint32_t look_at(struct cluster_world *world, unsigned number, uint64_t block, bool condemn)
+{
+    look.world = world;
+    look.number = number;
+    look.block = block;
+    look.condemn = condemn;
+    look.done = false;
+    assert_int_equal(sl_co_spawn(world->nodes[number].node.reactor, look_co, NULL), 0);
+    assert_true(
+        sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + SL_NS_PER_S, has_looked, NULL));
+    return look.crc;
+}
+
+static void expect_at(struct cluster_world *world, unsigned number, uint64_t block, uint64_t value)
+{
+    static uint8_t data[SL_BLOCK_BYTES];
+    fill_block(data, block, value);
+    uint32_t crc = value == 0 ? SL_CRC32C_ZERO_BLOCK : sl_crc32c(0, data, sizeof(data));
+    assert_int_equal(look_at(world, number, block, false), sl_crc_stored(crc));
+}
+
+static unsigned differences_of(struct cluster_world *world, unsigned number)
+{
+    return replica_of(world, number)->differences;
+}
+
+static uint64_t mended_of(struct cluster_world *world, unsigned number)
+{
+    return world->nodes[number].target->cluster->compared.mended_count;
+}
+
+static unsigned all_differences(struct cluster_world *world)
+{
+    unsigned sum = 0;
+    for (unsigned i = 1; i <= world->node_count; i++)
+        sum += world->nodes[i].up ? differences_of(world, i) : 0;
+    return sum;
+}
+
+static void open_compared(struct cluster_world *world, uint64_t seed, unsigned node_count)
+{
+    world_open(world, seed, node_count);
+    world_run(world, make_co);
+    restart_all(world);
+    world_run(world, settle_co);
+    world->scrub_bytes_per_s = SL_GIB;
+    world->compare_pause_ns = 100 * SL_NS_PER_MS;
+    restart_all(world);
+    world_run(world, settle_co);
+}
+
+static void expect_written_co(struct cluster_world *world)
+{
+    client_expect_co(world, BLOCK, COUNT, VALUE);
+}
+
+/* One of three has another content, with its checksum, and so has its table: a follower, then the
+ * leader. And where the others have nothing. */
+static void difference_is_mended(void **state)
+{
+    struct cluster_world world;
+    for (unsigned who = 0; who < 2; who++) {
+        open_compared(&world, 4 + who, 3);
+        unsigned leader = world.leader, deviant = who == 0 ? leader % 3 + 1 : leader;
+        assert_int_equal(all_differences(&world), 0);
+        forge_blocks(&world, deviant, BLOCK + 2, 1, 17);
+        forge_blocks(&world, deviant, BLOCK + COUNT + 1, 1, 18);
+        expect_at(&world, deviant, BLOCK + 2, 17);
+        world_wait(&world, 5 * SL_NS_PER_S);
+        assert_int_equal(differences_of(&world, leader), 2);
+        assert_int_equal(mended_of(&world, leader), 2);
+        for (unsigned i = 1; i <= 3; i++) {
+            expect_at(&world, i, BLOCK + 2, VALUE);
+            expect_at(&world, i, BLOCK + COUNT + 1, 0);
+        }
+        assert_true(find_block(&world, deviant, BLOCK + 2, VALUE, false) > 0);
+        world_run(&world, expect_written_co);
+        restart_all(&world);
+        world_run(&world, expect_written_co);
+        world_wait(&world, 5 * SL_NS_PER_S);
+        assert_int_equal(all_differences(&world), 0);
+        world_close(&world);
+    }
+}
+
+/* Two replicas: nobody can say who is right; nobody's word is changed. */
+static void difference_without_majority(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 6, 2);
+    unsigned leader = world.leader, other = 3 - leader;
+    forge_blocks(&world, other, BLOCK, 1, 17);
+    world_wait(&world, 5 * SL_NS_PER_S);
+    assert_true(differences_of(&world, leader) >= 1);
+    assert_int_equal(mended_of(&world, leader), 0);
+    expect_at(&world, other, BLOCK, 17);
+    expect_at(&world, leader, BLOCK, VALUE);
+    world_close(&world);
+}
+
+static void status_co(struct cluster_world *world)
+{
+    struct sl_capsule_group_status status;
+    assert_int_equal(client_status_co(world, world->leader, &status), 0);
+    assert_true(status.differences >= 1);
+}
+
+/* One of three is away: the two others are a majority only as long as they agree. */
+static void difference_while_one_is_away(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 7, 3);
+    unsigned leader = world.leader, deviant = leader % 3 + 1, away = 6 - leader - deviant;
+    node_end(&world, away, false);
+    forge_blocks(&world, deviant, BLOCK, 1, 17);
+    world_wait(&world, 5 * SL_NS_PER_S);
+    expect_at(&world, deviant, BLOCK, 17);
+    world_run(&world, status_co);
+    node_start(&world, away);
+    world_wait(&world, 5 * SL_NS_PER_S);
+    expect_at(&world, deviant, BLOCK, VALUE);
+    world_close(&world);
+}
+
+/* More than an answer has room for, the whole region of one and a part of the next. */
+static void many_differences(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 8, 3);
+    unsigned leader = world.leader, deviant = leader % 3 + 1;
+    uint64_t first = BLOCK / SL_REGION_BLOCKS * SL_REGION_BLOCKS;
+    forge_blocks(&world, deviant, first, SL_REGION_BLOCKS, 17);
+    world_wait(&world, 10 * SL_NS_PER_S);
+    assert_int_equal(differences_of(&world, leader), SL_REGION_BLOCKS);
+    for (unsigned i = 0; i < SL_REGION_BLOCKS; i++)
+        expect_at(&world, deviant, first + i,
+                  first + i >= BLOCK && first + i < BLOCK + COUNT ? VALUE : 0);
+    world_close(&world);
+}
+
+static void write_again_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, BLOCK, COUNT, VALUE), 0);
+    sl_sleep_co(SL_NS_PER_S);
+}
+
+/* It stands in the log yet: its slot comes first. */
+static void difference_in_the_log(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 9, 3);
+    unsigned leader = world.leader, deviant = leader % 3 + 1;
+    world_run(&world, write_again_co);
+    forge.in_log = true;
+    forge_blocks(&world, deviant, BLOCK + 4, 1, 17);
+    forge.in_log = false;
+    world_wait(&world, 5 * SL_NS_PER_S);
+    assert_int_equal(differences_of(&world, leader), 1);
+    assert_int_equal(mended_of(&world, leader), 1);
+    expect_at(&world, deviant, BLOCK + 4, VALUE);
+    world_close(&world);
+}
+
+/* A block whose damage is known has no voice, and is no difference; it is mended on the way. */
+static void damage_is_no_difference(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 10, 3);
+    for (unsigned i = 1; i <= 3; i++) {
+        if (i == 2)
+            continue;
+        expect_at(&world, i, BLOCK + i, VALUE);
+        look_at(&world, i, BLOCK + i, true);
+    }
+    world_wait(&world, 5 * SL_NS_PER_S);
+    assert_int_equal(all_differences(&world), 0);
+    expect_at(&world, 1, BLOCK + 1, VALUE);
+    expect_at(&world, 3, BLOCK + 3, VALUE);
+    assert_int_equal(mended_of(&world, world.leader), 2);
+    world_close(&world);
+}
 
 static void write_for_long_co(struct cluster_world *world)
 {
@@ -178,6 +471,29 @@ static void write_for_long_co(struct cluster_world *world)
         assert_int_equal(client_write_co(world, value % 61 * 31, 1 + i % 32, value), 0);
     }
 }
+
+/* Writes, elections, a replica that is away until it needs a resync: never a difference. */
+static void clean_is_clean(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 11, 3);
+    world_run(&world, write_for_long_co);
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned away = round == 0 ? world.leader : world.leader % 3 + 1;
+        node_end(&world, away, round % 2 == 0);
+        assert_int_equal(all_differences(&world), 0);
+        world_run(&world, write_for_long_co);
+        node_start(&world, away);
+        world_run(&world, write_for_long_co);
+        assert_int_equal(all_differences(&world), 0);
+    }
+    world_wait(&world, 5 * SL_NS_PER_S);
+    assert_int_equal(all_differences(&world), 0);
+    assert_true(world.nodes[world.leader].target->cluster->compared.pass_count > 3);
+    world_close(&world);
+}
+
+/* ---- the source of a resync ---- */
 
 static void write_block_co(struct cluster_world *world)
 {
@@ -227,8 +543,17 @@ static void source_is_damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scrub_repairs),          cmocka_unit_test(scrub_makes_nothing_up),
-        cmocka_unit_test(giver_is_not_connected), cmocka_unit_test(peers_before_groups),
+        cmocka_unit_test(scrub_repairs),
+        cmocka_unit_test(scrub_makes_nothing_up),
+        cmocka_unit_test(giver_is_not_connected),
+        cmocka_unit_test(peers_before_groups),
+        cmocka_unit_test(difference_is_mended),
+        cmocka_unit_test(difference_without_majority),
+        cmocka_unit_test(difference_while_one_is_away),
+        cmocka_unit_test(many_differences),
+        cmocka_unit_test(difference_in_the_log),
+        cmocka_unit_test(damage_is_no_difference),
+        cmocka_unit_test(clean_is_clean),
         cmocka_unit_test(source_is_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

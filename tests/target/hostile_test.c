@@ -7,6 +7,7 @@
  */
 #include "cluster_world.h"
 #include "core/crc32c.h"
+#include "target/compare_capsule.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
 
@@ -260,6 +261,52 @@ static void others_co(struct cluster_world *world)
     hang_up_co();
 }
 
+/* Comparisons of what is not there, by who is none of the group; blocks condemned by a guess. */
+static void compare_co(struct cluster_world *world)
+{
+    union sl_capsule request = {0}, reply;
+    struct sl_capsule_compare *compare = (void *)&request;
+    hello_of(world, &request, 3);
+    assert_int_equal(send_co(world, 1, &request, false, &reply), 0);
+    memset(&request, 0, sizeof(request));
+    compare->header.length_bytes = offsetof(struct sl_capsule_compare, crcs);
+    compare->op = SL_RAFT_OP_COMPARE;
+    compare->group = GROUP;
+    compare->to = REPLICA(2);
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -ENOENT);
+    compare->to = REPLICA(1);
+    compare->from = REPLICA(2); /* a member, on another node */
+    compare->step = SL_COMPARE_REGIONS;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -SL_E_PROTOCOL);
+    compare->from = REPLICA(3);
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    compare->place = 1;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -SL_E_PROTOCOL);
+    compare->place = 0;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), 0);
+    compare->chunk = GROUP_BYTES / SL_CHUNK_BYTES;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -SL_E_PROTOCOL);
+    compare->chunk = 0;
+    compare->index = UINT64_MAX;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -EAGAIN);
+    compare->index = 0;
+    compare->step = SL_COMPARE_BLOCKS;
+    compare->place = SL_CHUNK_REGIONS;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -SL_E_PROTOCOL);
+    compare->step = SL_COMPARE_MEND;
+    compare->place = SL_CHUNK_BLOCKS;
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    compare->place = 0;
+    compare->crc = 4711;
+    assert_int_equal(send_co(world, 1, &request, true, &reply), -SL_E_PROTOCOL);
+    assert_int_not_equal(send_co(world, 1, &request, false, &reply), 0); /* it is not 4711 */
+    compare->step = SL_COMPARE_MEND + 1;
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    compare->header.length_bytes -= 8;
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    hang_up_co();
+}
+
 static void random_co(struct cluster_world *world)
 {
     union sl_capsule request, reply;
@@ -379,6 +426,7 @@ static void hostile_peers(void **state)
     world_run(&world, others_co);
     world_run(&world, many_terms_co);
     world_run(&world, expect_kept_co);
+    world_run(&world, compare_co);
     world_run(&world, random_co);
     world_run(&world, expect_kept_co);
     node_start(&world, 3);

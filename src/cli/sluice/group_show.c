@@ -47,6 +47,8 @@ static void print_row(uint32_t group, const struct sl_cluster_node *node, int er
         if (s->role == SL_GROUP_LEADER && s->lags[i] != SL_GROUP_LAG_UNKNOWN && s->lags[i] > 0)
             printf("-%u", s->lags[i]);
     }
+    if (s->differences > 0)
+        printf(" %u blocks differed", s->differences);
     printf("\n");
 }
 
@@ -65,13 +67,14 @@ static json_t *json_replica(const struct sl_cluster_node *node, int error,
             json_object_set_new(member, "lag", json_integer(s->lags[i]));
         json_array_append_new(members, member);
     }
-    return json_pack("{s:I, s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "node",
+    return json_pack("{s:I, s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "node",
                      (json_int_t)node->id, "replica",
                      json_sprintf("%016llx", (unsigned long long)s->reply.replica), "role",
                      role_name(s), "serving", (s->flags & SL_GROUP_SERVING) != 0, "term",
                      (json_int_t)s->reply.term, "boundary", (json_int_t)s->boundary, "last",
                      (json_int_t)s->last, "commit", (json_int_t)s->commit, "applied",
-                     (json_int_t)s->applied, "size", (json_int_t)s->size_bytes, "members", members);
+                     (json_int_t)s->applied, "size", (json_int_t)s->size_bytes, "differences",
+                     (json_int_t)s->differences, "members", members);
 }
 
 static bool is_first_member(const struct sl_cluster_group *group, uint32_t node)
