@@ -751,6 +751,58 @@ static void test_connect_refused(void **state)
     conformance_world_close(&world);
 }
 
+/* How often a reactor came to it. */
+struct ticker {
+    struct conformance_node *node;
+    struct sl_timer timer;
+    unsigned count;
+};
+
+static void tick(struct sl_timer *timer)
+{
+    struct ticker *ticker = sl_container_of(timer, struct ticker, timer);
+    struct sl_reactor *reactor = ticker->node->reactor;
+    ticker->count++;
+    sl_timer_arm(reactor, timer, sl_reactor_now_ns(reactor) + 5 * SL_NS_PER_MS);
+}
+
+static void ticker_start(void *argument)
+{
+    struct ticker *ticker = argument;
+    sl_timer_init(&ticker->timer, tick);
+    tick(&ticker->timer);
+}
+
+static void ticker_stop(void *argument)
+{
+    struct ticker *ticker = argument;
+    sl_timer_cancel(ticker->node->reactor, &ticker->timer);
+}
+
+/* A host that is not there, so that its address cannot be resolved: found out beside all else. Over
+ * verbs the reactor stood still for 2 s, and every group and connection on it with it. */
+static void test_connect_absent(void **state)
+{
+    const char *address = getenv("SLUICE_TEST_ABSENT");
+    struct conformance_world world;
+    struct conformance_end end = {0};
+    if (address == NULL)
+        return;
+    open_world(state, &world);
+    struct ticker ticker = {.node = &world.nodes[0]};
+    conformance_call(ticker.node, ticker_start, &ticker);
+    make_receives(&end, &world.nodes[0]);
+    conformance_connect(&end, &world.nodes[0], address, NULL, 1000);
+    int reason = conformance_await_closed(&end);
+    conformance_call(ticker.node, ticker_stop, &ticker);
+    assert_true(reason == -ETIMEDOUT || reason == -EHOSTUNREACH);
+    assert_int_equal(end.connected_count, 0);
+    /* Once in 5 ms for a second; a reactor that stands still comes to it once or twice. */
+    assert_true(ticker.count > 10);
+    conformance_end_free(&end);
+    conformance_world_close(&world);
+}
+
 static void test_connect_timeout(void **state)
 {
     struct conformance_world world;
@@ -877,6 +929,7 @@ static const struct {
     {"missing_rights", test_missing_rights},
     {"atomics", test_atomics},
     {"connect_refused", test_connect_refused},
+    {"connect_absent", test_connect_absent},
     {"connect_timeout", test_connect_timeout},
     {"accept_of_the_gone", test_accept_of_the_gone},
     {"reject", test_reject},
@@ -925,7 +978,8 @@ static bool add_verbs(void)
     return true;
 }
 
-/* conformance_test [LINK [TEST]]: one link, and of it the tests whose names fit. */
+/* conformance_test [LINK [TEST]]: one link, and of it the tests whose names fit.
+ * SLUICE_TEST_ABSENT: an address on a network of this host that nobody has. */
 int main(int argc, char **argv)
 {
     for (size_t i = 0; i < SL_COUNT_OF(links); i++)

@@ -1,5 +1,6 @@
 """Soft-RoCE in a guest: a verbs device over a network interface that leads nowhere."""
 ADDRESS = "10.9.0.1"  # 127.0.0.1 has no GID: rxe is not on the loopback interface
+ABSENT = "10.9.0.77"  # a host that is not there: nobody answers when its address shall be resolved
 # rdma_rxe asks for the CRC by name, so that no table of dependencies knows of it.
 MODULES = ["dummy", "ib_uverbs", "rdma_rxe", "rdma_ucm", "crc32_generic"]
 
@@ -21,5 +22,5 @@ def up_on(guest, interface, address, device="rxe0"):
 
 def up(guest, device="rxe0", interface="d0", address=ADDRESS, mtu=1500):
     guest.load(*MODULES)
-    guest.run(f"ip link add {interface} mtu {mtu} type dummy", name="dummy")
+    guest.run(f"ip link add {interface} mtu {mtu} type dummy && ip link set {interface} arp on", name="dummy")
     up_on(guest, interface, address, device)

@@ -27,7 +27,7 @@ def trio_on(guest, address=rxe.ADDRESS):
 
 def conformance(form):
     def run(guest):
-        guest.run(f"export SLUICE_TEST_VERBS=rxe0; exec conformance_test ofi+verbs 'ofi+verbs/{form}/*'", limit_s=240,
+        guest.run(f"export SLUICE_TEST_VERBS=rxe0 SLUICE_TEST_ABSENT={rxe.ABSENT}:7600; exec conformance_test ofi+verbs 'ofi+verbs/{form}/*'", limit_s=240,
                   name=f"conformance-{form}")
     return f"conformance_{form}", run
 

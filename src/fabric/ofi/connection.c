@@ -6,8 +6,8 @@
  * is completed by us; closed(). A link that has gone silent gives no event at all: the heartbeats
  * above end it.
  *
- * An address that cannot be resolved on the wire (ARP) holds the reactor up for 2 s on verbs:
- * librdmacm waits for it inside fi_endpoint(). Owner: the domain's reactor.
+ * Over verbs the peer's address is resolved first, by a thread (resolve.c). Owner: the domain's
+ * reactor.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,7 +85,7 @@ unsigned ofi_connections_finish(struct ofi_domain *domain)
     sl_list_for_each(node, &domain->connections)
     {
         struct ofi_connection *connection = sl_list_entry(node, struct ofi_connection, node);
-        if (connection->state != OFI_CLOSING)
+        if (connection->state != OFI_CLOSING || connection->outgoing != NULL)
             continue;
         if (!connection->has_drained && connection->busy_count + connection->listening_count > 0)
             continue;
@@ -182,13 +182,68 @@ static struct fi_info *info_for_peer(const struct ofi_domain *domain, const stru
     return info;
 }
 
+static void outgoing_free(struct ofi_domain *domain, struct ofi_outgoing *outgoing)
+{
+    if (outgoing != NULL && outgoing->info != NULL)
+        domain->library->freeinfo(outgoing->info);
+    free(outgoing);
+}
+
+/* With the endpoint made: the request leaves. What fails from here on ends in closed(). */
+static void request_send(struct ofi_connection *connection, const struct ofi_outgoing *outgoing)
+{
+    ofi_issue(connection); /* receives that were posted before there was an endpoint */
+    if (connection->state != OFI_CONNECTING)
+        return;
+    int error = fi_connect(connection->ep, outgoing->info->dest_addr, &outgoing->preamble,
+                           sizeof(outgoing->preamble));
+    if (error != 0)
+        ofi_die(connection, ofi_error(error));
+}
+
+static void address_is_resolved(struct sl_mail *mail)
+{
+    struct ofi_outgoing *outgoing = sl_container_of(mail, struct ofi_outgoing, mail);
+    struct ofi_connection *connection = outgoing->connection;
+    int error = outgoing->error;
+    connection->outgoing = NULL;
+    if (connection->state == OFI_RESOLVING) { /* else it has been given up: its end can go on */
+        connection->state = OFI_CONNECTING;
+        if (error == 0)
+            error = endpoint_open(connection, outgoing->info);
+        if (error == 0)
+            request_send(connection, outgoing);
+        else
+            ofi_die(connection, error);
+    }
+    outgoing_free(connection->domain, outgoing);
+}
+
+static struct ofi_outgoing *outgoing_make(struct ofi_domain *domain, const struct sl_address *peer,
+                                          const uint8_t *private_data)
+{
+    struct ofi_outgoing *outgoing = calloc(1, sizeof(*outgoing));
+    if (outgoing == NULL)
+        return NULL;
+    outgoing->preamble = (struct ofi_preamble){.magic = OFI_MAGIC, .version = OFI_VERSION};
+    if (private_data != NULL)
+        memcpy(outgoing->preamble.private_data, private_data,
+               SL_LINK_PRIVATE_BYTES); /* header: private */
+    outgoing->mail.deliver = address_is_resolved;
+    outgoing->info = info_for_peer(domain, peer);
+    if (outgoing->info == NULL) {
+        free(outgoing);
+        return NULL;
+    }
+    return outgoing;
+}
+
 int ofi_connect(struct sl_link_domain *link_domain, const char *address,
                 const uint8_t *private_data, uint64_t deadline_ns,
                 const struct sl_link_handlers *handlers, void *owner,
                 struct sl_link_connection **result)
 {
     struct ofi_domain *domain = ofi_domain_of(link_domain);
-    struct ofi_preamble preamble = {.magic = OFI_MAGIC, .version = OFI_VERSION};
     struct sl_address peer;
     int error =
         strlen(address) < SL_ADDRESS_BYTES_MAX ? sl_address_resolve(address, &peer, 1) : -EINVAL;
@@ -196,27 +251,34 @@ int ofi_connect(struct sl_link_domain *link_domain, const char *address,
         return error;
     if (peer.storage.ss_family != AF_INET && peer.storage.ss_family != AF_INET6)
         return -EINVAL;
-    if (private_data != NULL)
-        memcpy(preamble.private_data, private_data, SL_LINK_PRIVATE_BYTES); /* header: private */
+    struct ofi_outgoing *outgoing = outgoing_make(domain, &peer, private_data);
     struct ofi_connection *connection =
-        connection_create(domain, OFI_CONNECTING, address, handlers, owner);
-    struct fi_info *info = connection != NULL ? info_for_peer(domain, &peer) : NULL;
-    if (info == NULL) {
-        free(connection);
+        outgoing != NULL
+            ? connection_create(domain, domain->is_verbs ? OFI_RESOLVING : OFI_CONNECTING, address,
+                                handlers, owner)
+            : NULL;
+    if (connection == NULL) {
+        outgoing_free(domain, outgoing);
         return -ENOMEM;
     }
-    error = endpoint_open(connection, info);
-    domain->library->freeinfo(info);
+    outgoing->connection = connection;
+    if (domain->is_verbs) {
+        connection->outgoing = outgoing;
+        connection_begin(connection, deadline_ns);
+        ofi_resolve(outgoing);
+        *result = ofi_connection_public(connection);
+        return 0;
+    }
+    error = endpoint_open(connection, outgoing->info);
     if (error < 0) {
         connection_discard(connection);
-        return error;
+    } else {
+        connection_begin(connection, deadline_ns);
+        request_send(connection, outgoing);
+        *result = ofi_connection_public(connection);
     }
-    connection_begin(connection, deadline_ns);
-    error = fi_connect(connection->ep, &peer.storage, &preamble, sizeof(preamble));
-    if (error != 0)
-        ofi_die(connection, ofi_error(error)); /* closed() follows */
-    *result = ofi_connection_public(connection);
-    return 0;
+    outgoing_free(domain, outgoing);
+    return error;
 }
 
 int ofi_accept(struct sl_link_domain *link_domain, struct sl_link_incoming *request,

@@ -167,7 +167,7 @@ void ofi_issue(struct ofi_connection *connection)
     struct sl_list *node;
     int error = 0;
     /* Receives may be posted before the endpoint is connected, and had better be. */
-    while (error == 0 && connection->state < OFI_CLOSING &&
+    while (error == 0 && connection->state < OFI_CLOSING && connection->ep != NULL &&
            connection->listening_count < domain->receive_queue &&
            (node = sl_list_first(&connection->receives)) != NULL)
         error = issue(connection, op_of(node));

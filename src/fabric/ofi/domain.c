@@ -81,7 +81,7 @@ static bool has_work(struct ofi_domain *domain)
     sl_list_for_each(node, &domain->connections)
     {
         const struct ofi_connection *connection = sl_list_entry(node, struct ofi_connection, node);
-        if (connection->state == OFI_CLOSING &&
+        if (connection->state == OFI_CLOSING && connection->outgoing == NULL &&
             (connection->has_drained || connection->busy_count + connection->listening_count == 0))
             return true;
     }

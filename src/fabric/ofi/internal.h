@@ -6,9 +6,11 @@
  *   slot        an operation that the provider has: the context of its completion
  *   listener    a passive endpoint with a fabric and an event queue of its own
  *
- *   CONNECTING ─┐ FI_CONNECTED         nothing outstanding, or OFI_DRAIN_NS
- *   ACCEPTING ──┴──────► UP ──► CLOSING ──► CLOSED
- *        └── refused, late ──────▲   (fi_shutdown, drain, fi_close)
+ *   RESOLVING ──► CONNECTING ─┐ FI_CONNECTED         nothing outstanding, or OFI_DRAIN_NS
+ *       │         ACCEPTING ────┴──────► UP ──► CLOSING ──► CLOSED
+ *       └─────────────└── refused, late ──────────▲   (fi_shutdown, drain, fi_close)
+ *
+ *   RESOLVING (verbs) has no endpoint yet, and does not close before its thread has returned.
  *
  * Invariants
  *  - A slot's memory stays until the domain closes: a completion that comes late, after its
@@ -71,6 +73,11 @@ struct ofi_library {
     struct fi_info *(*dupinfo)(const struct fi_info *info);
     int (*fabric)(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *context);
     const char *(*strerror)(int number);
+    /* Of librdmacm (rdma_create_id, …), with its pointers opaque; NULL: it is not there. */
+    int (*cm_create_id)(void *channel, void **id, void *context, int port_space);
+    int (*cm_resolve_addr)(void *id, struct sockaddr *source, struct sockaddr *peer,
+                           int timeout_ms);
+    int (*cm_destroy_id)(void *id);
 };
 /* NULL: it cannot be loaded; `why` (may be NULL) says why. Any thread; the first call loads it. */
 const struct ofi_library *ofi_library(const char **why);
@@ -145,7 +152,18 @@ struct ofi_domain {
     uint32_t queue_share; /* entries of a completion queue that a connection may fill */
 };
 
-enum ofi_state { OFI_CONNECTING, OFI_ACCEPTING, OFI_UP, OFI_CLOSING, OFI_CLOSED };
+enum ofi_state { OFI_RESOLVING, OFI_CONNECTING, OFI_ACCEPTING, OFI_UP, OFI_CLOSING, OFI_CLOSED };
+
+struct ofi_connection;
+
+/* A connection that goes out, until its endpoint is made. */
+struct ofi_outgoing {
+    struct ofi_connection *connection;
+    struct fi_info *info; /* the domain's, with both addresses */
+    struct ofi_preamble preamble;
+    int error;           /* of resolve.c */
+    struct sl_mail mail; /* home from there */
+};
 
 struct ofi_connection {
     struct sl_list node;
@@ -155,7 +173,8 @@ struct ofi_connection {
     enum ofi_state state;
     int reason;
     uint64_t birth;
-    struct fid_ep *ep;
+    struct ofi_outgoing *outgoing; /* a thread resolves the address; NULL: none does */
+    struct fid_ep *ep;             /* NULL: not made yet */
     struct ofi_queue *queue;
     char peer[SL_ADDRESS_BYTES_MAX];
     bool was_up;
@@ -265,6 +284,9 @@ void ofi_die(struct ofi_connection *connection, int reason);
 unsigned ofi_connections_finish(struct ofi_domain *domain);
 /* Handles the events of the domain's connections; answers how many. */
 unsigned ofi_events_poll(struct ofi_domain *domain);
+
+/* resolve.c: resolves the peer's address on a thread, then posts `mail` to the domain's reactor. */
+void ofi_resolve(struct ofi_outgoing *outgoing);
 
 /* listener.c */
 int ofi_listen(struct sl_link_domain *domain, const char *address,

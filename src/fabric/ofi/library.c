@@ -10,7 +10,8 @@
  *    key that was revoked goes on working;
  *  - the actions of those signals are saved and restored around the load all the same: the SIGBUS
  *    guard of mem/region.c must stay.
- * Only six functions are exported by name; the others are inline calls through the objects.
+ * Only six functions are exported by name; the others are inline calls through the objects. Of
+ * librdmacm, which it brings along, three are used (resolve.c).
  * State: the handle of the library, process-wide, written once.
  */
 #include <dlfcn.h>
@@ -58,12 +59,28 @@ static void load_symbols(void *handle)
     is_loaded = load_error[0] == '\0';
 }
 
+/* What libfabric's verbs has loaded anyway. All of them or none. */
+static void load_connection_manager(void)
+{
+    void *handle = dlopen("librdmacm.so.1", RTLD_NOW | RTLD_LOCAL);
+    void *create = handle != NULL ? dlsym(handle, "rdma_create_id") : NULL;
+    void *resolve = handle != NULL ? dlsym(handle, "rdma_resolve_addr") : NULL;
+    void *destroy = handle != NULL ? dlsym(handle, "rdma_destroy_id") : NULL;
+    if (create == NULL || resolve == NULL || destroy == NULL)
+        return;
+    *(void **)&library.cm_create_id = create;
+    *(void **)&library.cm_resolve_addr = resolve;
+    *(void **)&library.cm_destroy_id = destroy;
+}
+
 static void load(void)
 {
     struct sigaction saved[SL_COUNT_OF(taken_signals)];
     for (unsigned i = 0; i < SL_COUNT_OF(taken_signals); i++)
         (void)sigaction(taken_signals[i], NULL, &saved[i]);
     void *handle = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (handle != NULL)
+        load_connection_manager();
     for (unsigned i = 0; i < SL_COUNT_OF(taken_signals); i++)
         (void)sigaction(taken_signals[i], &saved[i], NULL);
     if (handle == NULL) {
