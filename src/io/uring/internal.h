@@ -41,6 +41,7 @@ struct sl_uring {
     bool enabled; /* io_uring_enable_rings() was called, by `thread` */
     pid_t thread;
     uint64_t outstanding_count;
+    uint64_t batch; /* what is queued now; the next one begins when the kernel was given this one */
 
     _Atomic int wake; /* enum uring_wake */
     int notify_fd;
@@ -80,6 +81,8 @@ static inline struct sl_uring *uring_of(struct sl_io *io)
 
 /* A free submission, never NULL. */
 struct io_uring_sqe *uring_sqe(struct sl_uring *uring);
+/* Gives the kernel what is queued, before the turn ends. */
+void uring_submit(struct sl_uring *uring);
 /* After the prep function: hands it over. `op` NULL = its completion is ignored. */
 static inline void uring_queue(struct sl_uring *uring, struct io_uring_sqe *sqe,
                                struct uring_op *op)
@@ -115,6 +118,8 @@ struct uring_disk {
     bool locked;
     enum uring_zeroes zeroes; /* the best way that has not been refused yet */
     uint32_t in_flight_count;
+    uint32_t queued_count; /* of them in `batch`, which may be over */
+    uint64_t batch;
 };
 
 /* What stands under the same name in struct sl_io_ops; see io.h. */

@@ -88,13 +88,19 @@ static void uring_check_enter(int result)
     SL_ASSERT(result >= 0);
 }
 
+void uring_submit(struct sl_uring *uring)
+{
+    if (!uring->enabled)
+        uring_enable(uring);
+    uring->batch++;
+    uring_check_enter(io_uring_submit(&uring->ring));
+}
+
 struct io_uring_sqe *uring_sqe(struct sl_uring *uring)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
     while (SL_UNLIKELY(sqe == NULL)) {
-        if (!uring->enabled)
-            uring_enable(uring);
-        uring_check_enter(io_uring_submit(&uring->ring));
+        uring_submit(uring);
         sqe = io_uring_get_sqe(&uring->ring);
     }
     return sqe;
@@ -160,6 +166,7 @@ static unsigned uring_poll(void *engine)
     struct io_uring *ring = &uring->ring;
     if (SL_UNLIKELY(!uring->enabled))
         uring_enable(uring);
+    uring->batch++;
     if (io_uring_sq_ready(ring) > 0)
         uring_check_enter(io_uring_submit_and_get_events(ring));
     else if (IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
@@ -190,6 +197,7 @@ static unsigned uring_sleep(void *engine, uint64_t deadline_ns)
         timeout_pointer = &timeout;
         expired = left_ns == 0;
     }
+    uring->batch++;
     if (!expired)
         uring_check_enter(
             io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, timeout_pointer, NULL));
