@@ -393,15 +393,27 @@ void sl_replica_tick(struct sl_replica *replica)
                      sl_cluster_now_ns(replica->cluster) + APPLY_RETRY_NS);
 }
 
-/* Shared heartbeats move the deadline on without a step: an idle group wakes once an election
+/* The next of the moments at which idle groups look at their deadlines: all of a reactor's at the
+ * same ones, a quarter of a heartbeat apart, for each wakes it. Another node's are others, or
+ * followers would campaign together. */
+static uint64_t common_moment(const struct sl_target_cluster *cluster, uint64_t deadline_ns)
+{
+    uint64_t step_ns = cluster->tuning.heartbeat_ns / 4 + 1;
+    uint64_t past_ns = (deadline_ns + cluster->config.instance % step_ns) % step_ns;
+    return past_ns == 0 ? deadline_ns : deadline_ns + (step_ns - past_ns);
+}
+
+/* Shared heartbeats move the deadline on without a step: an idle group looks once an election
  * time-out, and sleeps again. */
 static void timer_fired(struct sl_timer *timer)
 {
     struct sl_replica *replica = sl_container_of(timer, struct sl_replica, timer);
-    if (sl_raft_deadline(replica->raft) > sl_cluster_now_ns(replica->cluster))
-        arm(replica);
-    else
+    struct sl_target_cluster *cluster = replica->cluster;
+    uint64_t deadline_ns = sl_raft_deadline(replica->raft);
+    if (deadline_ns <= sl_cluster_now_ns(cluster))
         sl_replica_tick(replica);
+    else if (!cluster->closing && !replica->failed && deadline_ns != UINT64_MAX)
+        sl_timer_arm(cluster->target->reactor, timer, common_moment(cluster, deadline_ns));
 }
 
 /* ---- apply ---- */
