@@ -485,6 +485,12 @@ int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_optio
     return 0;
 }
 
+int sim_disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes)
+{
+    *capacity_bytes = disk_of(disk)->image->capacity_bytes;
+    return 0;
+}
+
 void sim_disk_close(struct sl_disk *base)
 {
     struct disk *disk = disk_of(base);

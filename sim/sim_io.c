@@ -77,6 +77,7 @@ static void io_destroy(struct sl_io *io)
 const struct sl_io_ops sim_io_ops = {
     .disk_open = sim_disk_open,
     .disk_close = sim_disk_close,
+    .disk_measure = sim_disk_measure,
     .disk_submit = sim_disk_submit,
     .listener_open = listener_open,
     .stream_connect_co = stream_connect_co,

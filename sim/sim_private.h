@@ -101,6 +101,7 @@ extern const struct sl_reactor_engine sim_engine;
 /* sim_disk.c */
 int sim_disk_open(struct sl_io *io, const char *path, const struct sl_disk_options *options,
                   struct sl_disk_info *info, struct sl_disk **result);
+int sim_disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes);
 void sim_disk_close(struct sl_disk *disk);
 void sim_disk_submit(struct sl_disk_op *op);
 void sim_disks_free(struct sl_sim *sim);

@@ -479,6 +479,7 @@ static int translate_target(struct sl_server_options *o, const struct sl_options
                      "each, and give the gateway all of them",
                      o->storages[1]);
     config->has_target = true;
+    config->runtime.reloads = true;
     config->storage = (struct sl_storage_config){
         .spec = o->storages[0],
         .more = o->storages + 1,

@@ -115,13 +115,15 @@ static void main_entry_co(void *argument)
         sl_reactor_stop(call->runtime->nodes[i].reactor);
 }
 
-static int open_signals(struct sl_runtime *runtime)
+static int open_signals(struct sl_runtime *runtime, bool reloads)
 {
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGUSR1);
+    if (reloads)
+        sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     runtime->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -137,15 +139,15 @@ void sl_runtime_signals_default(void)
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 }
 
-int sl_runtime_wait_signal_co(struct sl_runtime *runtime, void (*report_co)(void *argument),
-                              void *argument)
+int sl_runtime_wait_signal_co(struct sl_runtime *runtime,
+                              void (*asked_co)(void *argument, int signal), void *argument)
 {
     struct signalfd_siginfo info = {0};
     for (;;) {
         if (read(runtime->signal_fd, &info, sizeof(info)) == sizeof(info)) {
-            if (info.ssi_signo != SIGUSR1)
+            if (info.ssi_signo != SIGUSR1 && info.ssi_signo != SIGHUP)
                 break;
-            report_co(argument);
+            asked_co(argument, (int)info.ssi_signo);
             continue;
         }
         int events =
@@ -192,7 +194,8 @@ int sl_runtime_run(const struct sl_runtime_config *config,
     struct start *starts = calloc(config->reactor_count, sizeof(*starts));
     pthread_barrier_t ready;
     _Atomic int error = 0;
-    int result = runtime == NULL || starts == NULL ? -ENOMEM : open_signals(runtime);
+    int result =
+        runtime == NULL || starts == NULL ? -ENOMEM : open_signals(runtime, config->reloads);
     if (result < 0) {
         free(starts);
         free(runtime);

@@ -17,6 +17,7 @@ struct sl_runtime_config {
     int cpus[SL_RUNTIME_REACTORS_MAX]; /* -1 = not pinned */
     bool poll_always;
     bool hugepages;
+    bool reloads;        /* SIGHUP is told, too; else it ends the process at once */
     size_t memory_bytes; /* DMA memory of each reactor */
     uint64_t spin_ns;    /* 0 = the default */
 };
@@ -43,8 +44,8 @@ int sl_runtime_run(const struct sl_runtime_config *config,
  */
 void sl_runtime_signals_default(void);
 /* Returns the signal that asks the program to end (a second one ends the process at once), or
- * negative errno. Meanwhile calls report_co(argument) for each SIGUSR1. */
-int sl_runtime_wait_signal_co(struct sl_runtime *runtime, void (*report_co)(void *argument),
-                              void *argument);
+ * negative errno. Meanwhile calls asked_co(argument, signal) for each SIGUSR1 and SIGHUP. */
+int sl_runtime_wait_signal_co(struct sl_runtime *runtime,
+                              void (*asked_co)(void *argument, int signal), void *argument);
 
 #endif

@@ -5,6 +5,7 @@
 #include "daemon/server.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -399,9 +400,17 @@ static int64_t node_report_co(void *argument)
     return 0;
 }
 
-static void report_co(void *argument)
+/* SIGHUP: disks may have grown. */
+static int64_t node_grow_co(void *argument)
 {
-    on_every_node_co(argument, node_report_co);
+    struct node_call *call = argument;
+    sl_target_grow_co(call->process->targets[call->node->index]);
+    return 0;
+}
+
+static void asked_co(void *argument, int signal)
+{
+    on_every_node_co(argument, signal == SIGHUP ? node_grow_co : node_report_co);
 }
 
 static int serve_co(struct process *process)
@@ -413,7 +422,7 @@ static int serve_co(struct process *process)
     if (error == 0 && config->has_gateway)
         error = start_gateway_co(process);
     if (error == 0)
-        sl_runtime_wait_signal_co(process->runtime, report_co, process);
+        sl_runtime_wait_signal_co(process->runtime, asked_co, process);
     return error;
 }
 

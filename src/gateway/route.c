@@ -82,12 +82,12 @@ int sl_route_control_co(struct route *route, struct sl_connection *connection, u
 }
 
 /* Another process may stand at the server's address now: its storage must be the one that clients
- * wrote to. */
+ * wrote to. It may have grown. */
 static bool storage_is_same(const struct server *server, const struct sl_capsule_storage *storage)
 {
     return memcmp(server->storage.storage_id, storage->storage_id, sizeof(storage->storage_id)) ==
                0 &&
-           server->storage.capacity_bytes == storage->capacity_bytes;
+           server->storage.capacity_bytes <= storage->capacity_bytes;
 }
 
 /* So that SL_SERVERS_MAX of them can be added up. */
@@ -232,7 +232,12 @@ static int route_admit(struct route *route, const struct sl_capsule_storage *sto
         sl_wait_queue_wake_all(&route->changed, 0);
         return -ESTALE;
     }
+    /* What it grew by is for gateways to come: the reactors of this one must agree on its size. */
+    uint64_t capacity_bytes = server->known && storage_is_same(server, storage)
+                                  ? server->storage.capacity_bytes
+                                  : storage->capacity_bytes;
     server->storage = *storage;
+    server->storage.capacity_bytes = capacity_bytes;
     server_learned(server);
     return start_connectors(server, storage->reactor_count);
 }

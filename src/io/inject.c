@@ -69,6 +69,11 @@ static void disk_close(struct sl_disk *disk)
     free(disk_of(disk));
 }
 
+static int disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes)
+{
+    return sl_disk_measure(disk_of(disk)->lower, capacity_bytes);
+}
+
 /* Its way goes on below, where it completes. */
 static void pass_on(struct sl_disk_op *op, int error)
 {
@@ -165,6 +170,7 @@ static void destroy(struct sl_io *io)
 static const struct sl_io_ops layer_ops = {
     .disk_open = disk_open,
     .disk_close = disk_close,
+    .disk_measure = disk_measure,
     .disk_submit = disk_submit,
     .listener_open = listener_open,
     .stream_connect_co = stream_connect_co,

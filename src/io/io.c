@@ -29,6 +29,15 @@ void sl_disk_close(struct sl_disk *disk)
         disk->io->ops->disk_close(disk);
 }
 
+int sl_disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes)
+{
+    uint64_t now_bytes = 0;
+    int error = disk->io->ops->disk_measure(disk, &now_bytes);
+    disk->info.capacity_bytes = sl_max(disk->info.capacity_bytes, now_bytes);
+    *capacity_bytes = disk->info.capacity_bytes;
+    return error;
+}
+
 void sl_disk_op_init(struct sl_disk_op *op, struct sl_disk *disk, enum sl_disk_opcode opcode,
                      const struct sl_span *spans, unsigned span_count, uint64_t offset_bytes,
                      uint64_t length_bytes, unsigned flags)

@@ -84,6 +84,9 @@ int sl_disk_open(struct sl_io *io, const char *path, const struct sl_disk_option
                  struct sl_disk_info *info, struct sl_disk **disk);
 /* No operation may be in flight. Takes NULL. */
 void sl_disk_close(struct sl_disk *disk);
+/* How large it is now: what it has grown by since it was opened can be used from here on. That it
+ * has become smaller is not told: its operations then fail. 0, -EIO, … */
+int sl_disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes);
 
 /* Fills op from spans (NULL, 0 for flush, discard and zeroes). */
 void sl_disk_op_init(struct sl_disk_op *op, struct sl_disk *disk, enum sl_disk_opcode opcode,

@@ -8,6 +8,7 @@ struct sl_io_ops {
     int (*disk_open)(struct sl_io *io, const char *path, const struct sl_disk_options *options,
                      struct sl_disk_info *info, struct sl_disk **disk);
     void (*disk_close)(struct sl_disk *disk);
+    int (*disk_measure)(struct sl_disk *disk, uint64_t *capacity_bytes);
     void (*disk_submit)(struct sl_disk_op *op);
 
     int (*listener_open)(struct sl_io *io, const char *address, char *bound,

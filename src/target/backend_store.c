@@ -316,6 +316,41 @@ static int store_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes
                              (uint16_t)(length_bytes / SL_BLOCK_BYTES), NULL, NULL);
 }
 
+/* This reactor's shards of a disk, to what the disk is now. */
+static int grow_disk_co(struct sl_target *target, const struct sl_storage_disk *disk,
+                        uint64_t capacity_bytes)
+{
+    int error = 0;
+    for (unsigned i = 0; i < disk->shard_count && error == 0; i++) {
+        char why[512];
+        struct sl_store *store = target->stores[disk->first_shard + i];
+        if (store == NULL)
+            continue;
+        error = sl_store_grow_co(store, capacity_bytes, why, sizeof(why));
+        if (error < 0)
+            sl_log_warn("target", "storage '%s', shard %u did not grow: %s (%s)", disk->path, i,
+                        why, sl_error_name(error));
+    }
+    return error;
+}
+
+static void store_grow_co(struct sl_target *target)
+{
+    for (unsigned i = 0; i < target->storage->disk_count; i++) {
+        const struct sl_storage_disk *disk = &target->storage->disks[i];
+        uint64_t capacity_bytes;
+        int error = sl_disk_measure(target->disks[i], &capacity_bytes);
+        if (error < 0)
+            sl_log_warn("target", "storage '%s': its size cannot be read: %s (%s)", disk->path,
+                        sl_error_text(error), sl_error_name(error));
+        else if (grow_disk_co(target, disk, capacity_bytes) == 0 && target->cluster == NULL)
+            sl_log_info("target",
+                        "storage '%s': it is offered with its new size after a restart of this "
+                        "target, and then of its gateways",
+                        disk->path);
+    }
+}
+
 static void store_report(const struct sl_target *target)
 {
     for (unsigned i = 0; i < SL_COUNT_OF(target->stores); i++) {
@@ -355,6 +390,7 @@ const struct backend_ops sl_backend_store = {
     .write_buf_co = store_write_buf_co,
     .flush_co = store_flush_co,
     .write_zeroes_co = store_write_zeroes_co,
+    .grow_co = store_grow_co,
     .report = store_report,
     .borrow = store_borrow,
 };

@@ -36,6 +36,8 @@ struct backend_ops {
     /* Reads as zeroes afterwards; `keep` false: the space may be given back. */
     int (*write_zeroes_co)(struct sl_target *target, uint64_t offset_bytes, uint32_t length_bytes,
                            bool keep);
+    /* Takes what its disks have grown by into use; the outcome goes into the log. NULL: cannot. */
+    void (*grow_co)(struct sl_target *target);
     /* Into the log; NULL: nothing. */
     void (*report)(const struct sl_target *target);
     /* The storage's own memory for a range, valid under the range lock; NULL if it has none. */

@@ -300,11 +300,11 @@ static void source_entry_co(void *argument)
     char bytes[32];
     sl_size_format(source->bytes, bytes, sizeof(bytes));
     if (error == 0)
-        sl_log_info(
-            "raft", "group %u: node %u was given the state at %llu: %llu regions, %s, in %llu ms",
-            replica->group, source->to.node, (unsigned long long)source->index,
-            (unsigned long long)source->regions, bytes,
-            (unsigned long long)((sl_cluster_now_ns(cluster) - began_ns) / SL_NS_PER_MS));
+        sl_log_info("raft",
+                    "group %u: node %u was given the state at %llu: %llu regions, %s, in %llu ms",
+                    replica->group, source->to.node, (unsigned long long)source->index,
+                    (unsigned long long)source->regions, bytes,
+                    (unsigned long long)((sl_cluster_now_ns(cluster) - began_ns) / SL_NS_PER_MS));
     else if (!cluster->closing)
         sl_log_warn("raft", "group %u: the resync of node %u ended early: %s (%s); it begins anew",
                     replica->group, source->to.node, sl_error_text(error), sl_error_name(error));

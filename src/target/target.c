@@ -76,6 +76,16 @@ void sl_target_statistics(const struct sl_target *target, struct sl_target_stati
     statistics->injected_count = sl_inject_hit_count(target->inject);
 }
 
+void sl_target_grow_co(struct sl_target *target)
+{
+    if (target == NULL)
+        return;
+    if (target->storage->backend->grow_co != NULL)
+        target->storage->backend->grow_co(target);
+    else
+        sl_log_warn("target", "storage '%s' cannot grow while it is served", target->storage->name);
+}
+
 void sl_target_report(const struct sl_target *target)
 {
     if (target != NULL && target->storage->backend->report != NULL)

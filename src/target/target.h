@@ -81,6 +81,9 @@ void sl_target_destroy(struct sl_target *target);
 /* Its hits are shown among the statistics. Borrowed until destroy; NULL: none. */
 void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject);
 void sl_target_statistics(const struct sl_target *target, struct sl_target_statistics *statistics);
+/* Takes what the storage's disks have grown by since they were formatted into use, this reactor's
+ * shards of them; says in the log what came of it. One reactor after the other. NULL: nothing. */
+void sl_target_grow_co(struct sl_target *target);
 /* What its storage has to say of itself, into the log. */
 void sl_target_report(const struct sl_target *target);
 

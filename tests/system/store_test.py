@@ -98,6 +98,33 @@ def damage(world, path):
         turn(path, superblock + 100)
 
 
+def test_grow_under_load(programs):
+    """A disk becomes larger under load: told by SIGHUP, all of its shards on all reactors use it; nothing is lost."""
+    with World(programs) as world:
+        path = formatted(world, "--shards", 2, "--log", "64M", size=256 * MIB)
+        target = world.target("tcp", f"store:{path}", "--reactors", 2)
+        world.gateway("tcp", [target.address()])
+        was = int(target.wait_for(r"ready: store:\S+ \((\d+)\S* MiB\)").group(1))
+        journal = Journal(world, JOURNAL, 1).loading()
+        os.kill(target.pid, signal.SIGHUP)
+        target.wait_for("shard 0 did not grow: .*(EINVAL)")
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, 512 * MIB)
+        expect("SIGHUP makes a target grow it" in disk(world, "grow", path, status=1), "grow of a disk that is served")
+        os.kill(target.pid, signal.SIGHUP)
+        for shard in range(2):
+            target.wait_for(f"shard {shard} grew by [0-9]+ to [0-9]+ regions")
+        journal.progress(50)
+        journal.finish()
+        target.stop()
+        world.forget(target)
+        expect("nothing is wrong" in disk(world, "check", path), "check")
+        target = world.target("tcp", f"store:{path}", "--reactors", 2, listen=target.address())
+        now = int(target.wait_for(r"ready: store:\S+ \((\d+)\S* MiB\)").group(1))
+        expect(now >= was + 230, f"{was} MiB grew to {now}")
+        Journal(world, JOURNAL, 1, mode="check").finish()
+
+
 def test_refusals(programs):
     with World(programs) as world:
         plain = world.file("plain", 64 * MIB)
@@ -242,4 +269,4 @@ def test_grow(programs):
 
 if __name__ == "__main__":
     SLUICE, JOURNAL = os.path.abspath(sys.argv[4]), sys.argv[5]
-    main([test_kill, test_tools, test_scrub, test_grow, test_refusals, test_format, test_interrupt, test_output], sys.argv[1:4] + sys.argv[6:])
+    main([test_kill, test_tools, test_scrub, test_grow, test_grow_under_load, test_refusals, test_format, test_interrupt, test_output], sys.argv[1:4] + sys.argv[6:])

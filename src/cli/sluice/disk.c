@@ -350,7 +350,8 @@ static const char *advice(const struct disk_job *job, int error)
         return "; a file or a block device is meant";
     switch (error) {
     case -EWOULDBLOCK:
-        return "; a process serves it: stop it first";
+        return job->run_co == grow_co ? "; a process serves it: SIGHUP makes a target grow it"
+                                      : "; a process serves it: stop it first";
     case -EINVAL:
         return job->buffered ? "" : "; if its file system has no O_DIRECT: --buffered";
     case -EBUSY:

@@ -69,7 +69,7 @@ static int expose(struct service *service, struct sl_memory *memory)
 }
 
 /* SIGUSR1. */
-static void report_co(void *argument)
+static void asked_co(void *argument, int signal)
 {
     struct service *service = argument;
     struct sl_fabric_statistics statistics;
@@ -94,7 +94,7 @@ static int serve_co(struct sl_runtime *runtime, struct service *service)
     }
     printf("%s: ready at %s\n", program, bound);
     fflush(stdout);
-    sl_runtime_wait_signal_co(runtime, report_co, service);
+    sl_runtime_wait_signal_co(runtime, asked_co, service);
     sl_fabric_listener_close(listener);
     sl_fabric_drain_co(service->fabric);
     return 0;

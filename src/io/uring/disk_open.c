@@ -209,6 +209,16 @@ int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_opt
     return 0;
 }
 
+int uring_disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes)
+{
+    const struct sl_disk_options options = {.buffered = true}; /* its alignment is known */
+    struct sl_disk_info info;
+    int error =
+        disk_inspect(sl_container_of(disk, struct uring_disk, disk)->descriptor, &options, &info);
+    *capacity_bytes = error == 0 ? info.capacity_bytes : 0;
+    return error;
+}
+
 void uring_disk_close(struct sl_disk *disk)
 {
     struct uring_disk *uring_disk = sl_container_of(disk, struct uring_disk, disk);

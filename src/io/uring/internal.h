@@ -126,6 +126,7 @@ struct uring_disk {
 int uring_disk_open(struct sl_io *io, const char *path, const struct sl_disk_options *options,
                     struct sl_disk_info *info, struct sl_disk **disk);
 void uring_disk_close(struct sl_disk *disk);
+int uring_disk_measure(struct sl_disk *disk, uint64_t *capacity_bytes);
 void uring_disk_submit(struct sl_disk_op *op);
 
 /* ---- stream.c, listener.c ---- */

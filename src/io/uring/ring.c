@@ -273,6 +273,7 @@ static void uring_destroy(struct sl_io *io)
 static const struct sl_io_ops uring_ops = {
     .disk_open = uring_disk_open,
     .disk_close = uring_disk_close,
+    .disk_measure = uring_disk_measure,
     .disk_submit = uring_disk_submit,
     .listener_open = uring_listener_open,
     .listener_accept_co = uring_listener_accept_co,
