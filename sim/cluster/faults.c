@@ -324,6 +324,8 @@ static void draw(struct cluster *cluster, struct fault *fault, uint64_t length_n
     fault->at_ns = cluster_random(cluster) % length_ns;
     fault->duration_ns = cluster_chance(cluster, 60) ? cluster_between(cluster, 5, 500) * MS
                                                      : cluster_between(cluster, 1, 8000) * MS;
+    if (silent) /* blocks are written and read now and then */
+        fault->duration_ns = cluster_between(cluster, 500, 8000) * MS;
     fault->a = target;
     fault->b = gateway;
     if (is_of_gateway(fault->kind) ||

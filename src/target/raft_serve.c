@@ -240,6 +240,9 @@ static int append_co(struct sl_replica *replica, struct sl_received *received,
         sl_replica_turn_pass(replica);
     }
     intake_end(&intake, &step);
+    /* A checkpoint, or another group's write, has failed: nothing is taken here any more. */
+    if (error < 0 && sl_store_failed(replica->store) != 0)
+        sl_cluster_store_failed_co(replica);
     return error;
 }
 
@@ -283,6 +286,8 @@ static void serve_message_co(struct sl_target_cluster *cluster, struct sl_receiv
         carrier.set = message.kind == SL_RAFT_APPEND || message.kind == SL_RAFT_VOTE;
         sl_raft_answer_stranger(&message, &carrier.message);
         error = -ENOENT;
+    } else if (replica->failed) {
+        error = -EIO;
     } else if (message.kind == SL_RAFT_APPEND && message.count > 0) {
         error = append_co(replica, received, &carrier);
     } else {

@@ -886,6 +886,23 @@ static void full_log_co(struct cluster_world *world)
     zero_together_co(world);
 }
 
+/* So has a follower's, which a checkpoint has found out: it ends, and does not refuse one entry
+ * after the other as if there were no room for them. */
+static void full_log_of_follower_co(struct cluster_world *world)
+{
+    unsigned node = world->leader % world->node_count + 1;
+    struct sl_replica *replica = sl_cluster_find(world->nodes[node].target->cluster, GROUP);
+    struct sl_store_group_status status;
+    sl_sim_disk_faults(world->sim, world->nodes[node].name, DISK_PATH)->full = true;
+    sl_store_group_status(replica->log, &status);
+    assert_int_equal(sl_store_vote_co(replica->log, status.term, status.vote), -ENOSPC);
+    assert_false(replica->failed);
+    assert_int_equal(attempt_write_co(world), 0);
+    sl_sleep_co(SL_NS_PER_S);
+    assert_true(replica->failed);
+    zero_together_co(world);
+}
+
 static void log_fails(void **state)
 {
     struct cluster_world world;
@@ -893,6 +910,11 @@ static void log_fails(void **state)
     world_run(&world, make_co);
     world_run(&world, write_some_co);
     world_run(&world, full_log_co);
+    world_close(&world);
+    world_open(&world, 31, 3);
+    world_run(&world, make_co);
+    world_run(&world, write_some_co);
+    world_run(&world, full_log_of_follower_co);
     world_close(&world);
 }
 
