@@ -259,6 +259,8 @@ static inline uint64_t wal_free_segments(const struct wal *wal)
     return wal->segment_count - (wal->head_generation - wal->tail_generation + 1);
 }
 uint32_t wal_batch_blocks_max(const struct sl_store *store);
+/* See struct sl_store_info. */
+uint64_t wal_uncommitted_bytes_max(const struct sl_store *store);
 /* Waits until `blocks` more, headers included, fit in front of `reserve` segments; sets them
  * aside. */
 int wal_room_co(struct sl_store *store, uint64_t blocks, unsigned reserve);

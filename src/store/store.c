@@ -294,6 +294,7 @@ void sl_store_info(const struct sl_store *store, struct sl_store_info *info)
         .entry_blocks_max = sl_min(SL_ENTRY_BLOCKS_MAX, wal_batch_blocks_max(store) - 1),
         .shard_count = store->superblock->shard_count,
         .segment_bytes = store->superblock->segment_bytes,
+        .uncommitted_bytes_max = wal_uncommitted_bytes_max(store),
     };
     memcpy(info->disk_id, store->superblock->disk_id, sizeof(info->disk_id)); /* header: id */
 }

@@ -111,6 +111,9 @@ struct sl_store_info {
     uint32_t entry_blocks_max;
     uint16_t shard_count; /* of the disk */
     uint64_t segment_bytes;
+    /* Payload that may wait for its commit, of all groups together, without hindrance to anything
+     * else: what the log has beside it can always be freed. A third of the log, some less. */
+    uint64_t uncommitted_bytes_max;
     uint8_t disk_id[16];
 };
 void sl_store_info(const struct sl_store *store, struct sl_store_info *info);

@@ -64,6 +64,14 @@ uint32_t wal_batch_blocks_max(const struct sl_store *store)
     return share == SL_ENTRY_BLOCKS_MAX ? share + 1 : sl_min(share, SL_WAL_BATCH_BLOCKS_MAX);
 }
 
+uint64_t wal_uncommitted_bytes_max(const struct sl_store *store)
+{
+    /* Written they take up to 3/2 of it (see has_room()), in front of the reserve and the segment
+     * that is being written. Half of that, for it moves: what is freed is written again first. */
+    uint32_t kept = sl_min(store->wal.segment_count - 1, SL_WAL_RESERVE_SEGMENTS + 1u);
+    return (store->wal.segment_count - kept) * store->superblock->segment_bytes / 3;
+}
+
 void store_fail(struct sl_store *store, int error, const char *what, uint64_t offset_bytes)
 {
     if (store->failed != 0)

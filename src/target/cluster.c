@@ -241,7 +241,30 @@ static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, 
     return 0;
 }
 
-/* What is not committed yet cannot leave the log, and there is nothing else in a full one. */
+void sl_cluster_share_logs(struct sl_target_cluster *cluster)
+{
+    for (unsigned shard = 0; shard < SL_COUNT_OF(cluster->target->stores); shard++) {
+        const struct sl_store *store = cluster->target->stores[shard];
+        struct sl_store_info info;
+        unsigned count = 0;
+        if (store == NULL)
+            continue;
+        sl_store_info(store, &info);
+        sl_list_for_each(node, &cluster->replicas)
+        {
+            count += sl_list_entry(node, struct sl_replica, node)->store == store;
+        }
+        sl_list_for_each(node, &cluster->replicas)
+        {
+            struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
+            if (replica->store == store)
+                replica->tuning.uncommitted_bytes =
+                    sl_min(cluster->tuning.uncommitted_bytes, info.uncommitted_bytes_max / count);
+        }
+    }
+}
+
+/* What is not committed yet cannot leave the log, so each group has a share of it for that. */
 #define LOG_BYTES_GOOD (64 * SL_MIB)
 
 static void warn_of_log(const struct sl_target_cluster *cluster, unsigned shard)
@@ -254,8 +277,8 @@ static void warn_of_log(const struct sl_target_cluster *cluster, unsigned shard)
     if (cluster->config.write_bytes_least == 0 || log_bytes >= LOG_BYTES_GOOD)
         return;
     sl_log_warn("target",
-                "storage '%s': its log has %llu MiB a shard: with many large writes in flight its "
-                "groups may stall; 64 MiB or more are good (sluice disk format --log)",
+                "storage '%s': its log has %llu MiB a shard: few large writes of a group can be "
+                "in flight; 64 MiB or more are good (sluice disk format --log)",
                 sl_storage_disk_of(cluster->target->storage, shard)->path,
                 (unsigned long long)(log_bytes / SL_MIB));
 }

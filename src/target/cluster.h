@@ -161,7 +161,9 @@ struct sl_replica {
     struct sl_timer timer;
     bool tick_pending, applier_running;
     bool locked;
-    struct sl_wait_queue lock;
+    struct sl_wait_queue lock, proposers; /* these wait for others' writes to be in the log */
+    uint64_t proposing_bytes;             /* of writes that have room there and are not in it yet */
+    struct sl_raft_tuning tuning;         /* the cluster's, with this group's share of the log */
     struct sl_lane lanes[SL_RAFT_MEMBERS_MAX]; /* by place in the configuration */
     struct sl_list proposals, decided;         /* not committed yet; not applied yet */
     struct sl_list reads;
@@ -188,6 +190,8 @@ struct sl_replica *sl_cluster_find(struct sl_target_cluster *cluster, uint32_t g
 bool sl_cluster_is_here(const struct sl_target_cluster *cluster, uint32_t group, uint32_t *reactor);
 /* Behind mount: opens what the stores hold. */
 int sl_cluster_open_groups_co(struct sl_target_cluster *cluster);
+/* A group has come: each may keep its part of its store's log waiting for commits, no more. */
+void sl_cluster_share_logs(struct sl_target_cluster *cluster);
 /* A log write failed: the replica ends, and with it all others on a store that has failed. */
 void sl_cluster_store_failed_co(struct sl_replica *replica);
 /* Before a checkpoint: the replicas of this cluster on `store` set their states. */

@@ -550,8 +550,24 @@ static void wait_a_little_co(struct sl_replica *replica)
                            sl_cluster_now_ns(replica->cluster) + AGAIN_RETRY_NS);
 }
 
-int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
-                          const struct sl_iobuf *payload, struct sl_proposal *proposal)
+/* Room in the log is not taken before the core can take the entry: those of other groups, which
+ * others wait for, would not come in. */
+static void enter_co(struct sl_replica *replica, uint64_t bytes)
+{
+    while (replica->proposing_bytes > 0 &&
+           replica->proposing_bytes + bytes > replica->tuning.uncommitted_bytes)
+        sl_wait_queue_co(&replica->proposers);
+    replica->proposing_bytes += bytes;
+}
+
+static void leave(struct sl_replica *replica, uint64_t bytes)
+{
+    replica->proposing_bytes -= bytes;
+    sl_wait_queue_wake_all(&replica->proposers, 0);
+}
+
+static int propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
+                      const struct sl_iobuf *payload, struct sl_proposal *proposal)
 {
     struct sl_raft_status status = status_of(replica);
     struct sl_replica_step step = {
@@ -584,9 +600,19 @@ int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *ent
         sl_store_unprepare(replica->log, entry->type, entry->block_count);
         return error < 0 ? error : -SL_E_MOVED;
     }
+    return 0;
+}
+
+int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
+                          const struct sl_iobuf *payload, struct sl_proposal *proposal)
+{
+    uint64_t bytes = SL_BLOCK_BYTES + (payload != NULL ? payload->length_bytes : 0);
+    enter_co(replica, bytes);
+    int error = propose_co(replica, entry, payload, proposal);
+    leave(replica, bytes);
     /* It stands in the log: only its commit, or the end of this leadership, says what became of
      * it. */
-    return (int)sl_wait_co(&proposal->wait);
+    return error < 0 ? error : (int)sl_wait_co(&proposal->wait);
 }
 
 int sl_replica_read_barrier_co(struct sl_replica *replica)
@@ -697,7 +723,7 @@ static int start_core(struct sl_replica *replica, const struct sl_replica_memory
     struct sl_raft_setup setup = {
         .group = replica->group,
         .self = {replica->id, cluster->config.node},
-        .tuning = &cluster->tuning,
+        .tuning = &replica->tuning,
         .links = cluster->links,
         .seed = sl_reactor_random_u64(cluster->target->reactor),
         .now_ns = sl_cluster_now_ns(cluster),
@@ -774,7 +800,9 @@ static struct sl_replica *make(struct sl_target_cluster *cluster, struct sl_stor
     replica->store = store;
     replica->log = log;
     replica->group = group;
+    replica->tuning = cluster->tuning;
     sl_wait_queue_init(&replica->lock);
+    sl_wait_queue_init(&replica->proposers);
     sl_wait_queue_init(&replica->progress);
     sl_wait_queue_init(&replica->turns);
     for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++)
@@ -841,6 +869,7 @@ int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store
         return error;
     }
     replica->opened = true;
+    sl_cluster_share_logs(replica->cluster);
     replica->opened_ns = sl_cluster_now_ns(cluster);
     arm(replica);
     return 0;

@@ -375,8 +375,17 @@ def test_alone(programs):
         cluster.ready(2)
 
 
+def test_small_log(programs):
+    """Far more is written at once than the logs hold: what waits for its commit must not fill them, or nobody could vote."""
+    with World(programs[:3]) as world:
+        begin(programs, world, volumes=("vm=256M",), disk_bytes=400 * MIB, log_bytes=24 * MIB)
+        result = world.run("--operation", "write", "--io-size", "1M", "--transaction-count", 32, "--run-limit-operation-count",
+                           600, "--control-timeout", "60s", "--json", timeout=HANG)
+        expect(result["errors"] == 0 and result["all"]["writes"] == 600, result)
+
+
 TESTS = [test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,
-         test_members, test_learners, test_other_cluster, test_disks, test_alone]
+         test_members, test_learners, test_other_cluster, test_disks, test_alone, test_small_log]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

@@ -27,8 +27,9 @@ class Cluster:
     """Nodes are numbered from 1. `spare`: nodes of the file that no group begins on."""
 
     def __init__(self, world, sluice, nodes=3, replicas=3, groups=2, volumes=("vm=64M",), spare=0, reactors=1, disks=1,
-                 addresses=None, key=None, prefix=lambda node: [], disk_bytes=DISK):
+                 addresses=None, key=None, prefix=lambda node: [], disk_bytes=DISK, log_bytes=128 * MIB):
         self.world, self.sluice, self.reactors, self.disks, self.disk_bytes = world, sluice, reactors, disks, disk_bytes
+        self.log_bytes = log_bytes
         self.file = f"{world.directory}/cluster.json"
         self.nodes = range(1, nodes + spare + 1)
         self.targets, self.gateway = {}, None
@@ -71,7 +72,7 @@ class Cluster:
                 os.unlink(path)
             self.world.file(os.path.basename(path), self.disk_bytes // self.disks)
             self.run("disk", "format", "--shards", max(1, self.reactors // self.disks), "--log",
-                     f"{128 // self.disks}M", path)
+                     f"{self.log_bytes // self.disks // MIB}M", path)
 
     def start(self, node, *more, disks=None):
         paths = disks or [self.disk(node, number) for number in range(self.disks)]
