@@ -320,6 +320,41 @@ static void test_window(void **state)
     run_destroy(run);
 }
 
+/* ---- memory that cannot be described ---- */
+
+#define LARGE_BYTES (8 * SL_BLOCK_BYTES) /* more than goes in a capsule */
+
+/* Nothing is sent then: the client is told why, the number is done with, and the next I/O works. */
+static void near_undescribed_co(void *argument)
+{
+    struct run *run = argument;
+    struct client *client = &run->clients[0];
+    near_open_co(run);
+    assert_int_equal(
+        sl_gateway_attach_co(run->gateway, "vm", UINT64_MAX, &run->volume, &run->epoch), 0);
+    memset(run->bytes, 0, LARGE_BYTES);
+    for (unsigned round = 0; round < 3; round++) {
+        uint64_t from_ns = sl_sim_now_ns(run->sim);
+        describe_fails = -SL_E_KEY;
+        assert_int_equal(client_io_co(client, SL_IO_READ, 0, SL_BLOCK_BYTES), -SL_E_KEY);
+        assert_int_equal(client_io_co(client, SL_IO_WRITE, 0, LARGE_BYTES), -SL_E_KEY);
+        assert_true(sl_sim_now_ns(run->sim) - from_ns < SL_NS_PER_S);
+        describe_fails = 0;
+        assert_int_equal(client_io_co(client, SL_IO_READ, 0, SL_BLOCK_BYTES), 0);
+    }
+    sl_gateway_detach(run->gateway, run->volume);
+    near_close_co(run);
+}
+
+static void test_undescribed(void **state)
+{
+    struct run *run = run_create(10, false);
+    assert_int_equal(sl_co_spawn(run->targets[0][0].sim.reactor, far_co, run), 0);
+    assert_int_equal(sl_co_spawn(run->near.reactor, near_undescribed_co, run), 0);
+    assert_true(sl_sim_run_until(run->sim, 600 * SL_NS_PER_S, all_done, run));
+    run_destroy(run);
+}
+
 /* ---- a group without a leader ---- */
 
 static void near_alone_co(void *argument)
@@ -364,6 +399,7 @@ int main(void)
         cmocka_unit_test(test_fencing),
         cmocka_unit_test(test_alone),
         cmocka_unit_test(test_window),
+        cmocka_unit_test(test_undescribed),
         cmocka_unit_test(test_faults),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);

@@ -361,11 +361,24 @@ static const struct sl_connection_handlers target_handlers = {
     .closed = target_closed,
 };
 
+/* The simulator's link, whose regions can be described only while `describe_fails` is 0. */
+int describe_fails;
+
+static int describe_or_fail(struct sl_link_domain *domain, struct sl_region *region,
+                            const void *data, uint32_t length_bytes, struct sl_remote_piece *piece)
+{
+    return describe_fails != 0 ? describe_fails
+                               : sl_link_sim.describe(domain, region, data, length_bytes, piece);
+}
+
 static struct sl_fabric *make_fabric(struct sl_sim_node *node, enum sl_role role)
 {
+    static struct sl_link_ops link;
     struct sl_fabric *fabric = NULL;
+    link = sl_link_sim;
+    link.describe = describe_or_fail;
     struct sl_fabric_config config = {
-        .link = &sl_link_sim,
+        .link = &link,
         .domain = {.io = node->io, .memory = node->memory},
         .reactor = node->reactor,
         .role = role,

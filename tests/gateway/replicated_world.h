@@ -125,6 +125,9 @@ void near_open_co(struct run *run);
 void near_close_co(struct run *run);
 bool all_done(void *argument);
 
+/* Not 0: what describing the gateway's memory to a target answers. */
+extern int describe_fails;
+
 /* The next entry of a group, by anybody. */
 enum sl_verdict commit(struct model *model, const struct sl_command *command);
 
