@@ -355,6 +355,61 @@ static void test_undescribed(void **state)
     run_destroy(run);
 }
 
+/* ---- leaders that are busy, or where nobody looks for them ---- */
+
+static void calm_co(void *argument)
+{
+    struct run *run = argument;
+    sl_sleep_co(500 * SL_NS_PER_MS);
+    run->refuse = false;
+}
+
+/* A leader that has no time is asked again, with pauses. */
+static void near_busy_co(void *argument)
+{
+    struct run *run = argument;
+    struct client *client = &run->clients[0];
+    near_open_co(run);
+    assert_int_equal(
+        sl_gateway_attach_co(run->gateway, "vm", UINT64_MAX, &run->volume, &run->epoch), 0);
+    assert_int_equal(client_io_co(client, SL_IO_READ, 0, SL_BLOCK_BYTES), 0);
+    run->refuse = true;
+    assert_int_equal(sl_co_spawn(run->near.reactor, calm_co, run), 0);
+    assert_int_equal(client_io_co(client, SL_IO_READ, 0, SL_BLOCK_BYTES), 0);
+    assert_in_range(run->refused_count, 5, 25); /* 2 ms, doubled up to 50 */
+    sl_gateway_detach(run->gateway, run->volume);
+    near_close_co(run);
+}
+
+/* All members that the file names were replaced: the others are asked in the end. */
+static void near_replaced_co(void *argument)
+{
+    struct run *run = argument;
+    near_open_co(run);
+    run->replaced = true;
+    run->models[1].leader = 1; /* of group 2, which lay on 2 and 3 */
+    assert_int_equal(sl_gateway_attach_co(run->gateway, "vm",
+                                          sl_sim_now_ns(run->sim) + 30 * SL_NS_PER_S, &run->volume,
+                                          &run->epoch),
+                     0);
+    for (uint64_t block = 0; block < BLOCKS; block++)
+        assert_int_equal(client_io_co(&run->clients[0], SL_IO_READ, block, SL_BLOCK_BYTES), 0);
+    sl_gateway_detach(run->gateway, run->volume);
+    near_close_co(run);
+}
+
+static void test_leaders(void **state)
+{
+    void (*const bodies[])(void *argument) = {near_busy_co, near_replaced_co};
+    for (unsigned i = 0; i < SL_COUNT_OF(bodies); i++) {
+        struct run *run = run_create(11, false);
+        assert_int_equal(sl_co_spawn(run->targets[0][0].sim.reactor, far_co, run), 0);
+        assert_int_equal(sl_co_spawn(run->near.reactor, bodies[i], run), 0);
+        assert_true(sl_sim_run_until(run->sim, 600 * SL_NS_PER_S, all_done, run));
+        run_destroy(run);
+    }
+}
+
 /* ---- a group without a leader ---- */
 
 static void near_alone_co(void *argument)
@@ -400,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_alone),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_undescribed),
+        cmocka_unit_test(test_leaders),
         cmocka_unit_test(test_faults),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_DEBUG : SL_LOG_ERROR);

@@ -34,6 +34,14 @@ enum sl_verdict commit(struct model *model, const struct sl_command *command)
     return verdict;
 }
 
+/* The block's place in the model: its group has the volume behind `begin_bytes`. */
+static uint64_t *value_at(struct model *model, uint64_t offset_bytes)
+{
+    assert_in_range(offset_bytes, model->begin_bytes,
+                    model->begin_bytes + sizeof(model->values) / 8 * SL_BLOCK_BYTES - 1);
+    return &model->values[(offset_bytes - model->begin_bytes) / SL_BLOCK_BYTES];
+}
+
 /* A write is known by its value: block and the writer's count, in each word of the block. */
 static enum sl_verdict commit_write(struct run *run, struct model *model,
                                     const struct sl_command *command, uint64_t offset_bytes,
@@ -61,7 +69,7 @@ static enum sl_verdict commit_write(struct run *run, struct model *model,
     assert_false(write->failed); /* it was reported as failed */
     assert_false(write->done);
     write->applied = true;
-    model->values[offset_bytes / SL_BLOCK_BYTES] = value;
+    *value_at(model, offset_bytes) = value;
     return verdict;
 }
 
@@ -291,8 +299,7 @@ static void serve_read_co(struct target *target, struct sl_received *received, s
         answer_moved(target, received, model);
     } else {
         for (uint32_t i = 0; i < io->io.length_bytes; i += sizeof(uint64_t))
-            memcpy(buf->data + i, &model->values[(io->io.offset_bytes + i) / SL_BLOCK_BYTES],
-                   sizeof(uint64_t));
+            memcpy(buf->data + i, value_at(model, io->io.offset_bytes + i), sizeof(uint64_t));
         struct sl_span span = sl_buf_span(buf, 0, io->io.length_bytes);
         reply_init(&reply, model, 0);
         sl_connection_write_reply_co(received, &span, 1, io->pieces, io->io.piece_count, &reply);
@@ -312,8 +319,17 @@ static void serve_group_co(struct target *target, struct sl_received *received)
         answer_moved(target, received, model);
         return;
     }
+    if (model->leader != target->node && run->replaced) {
+        answer(received, model, -ENOENT);
+        return;
+    }
     if (model->leader != target->node) {
         answer_moved(target, received, model);
+        return;
+    }
+    if (run->refuse) {
+        run->refused_count++;
+        answer(received, model, -EBUSY);
         return;
     }
     if (io->opcode == SL_IO_READ) {
@@ -507,13 +523,14 @@ static const char cluster_text[] =
     "{\"sluice_cluster\": 1, \"id\": \"00112233445566778899aabbccddeeff\",\n"
     " \"nodes\": [{\"id\": 1, \"address\": \"t1:1\"}, {\"id\": 2, \"address\": \"t2:1\"},"
     " {\"id\": 3, \"address\": \"t3:1\"}],\n"
-    " \"groups\": [{\"id\": 1, \"size\": \"16M\", \"replicas\": ["
+    " \"groups\": [{\"id\": 1, \"size\": \"32M\", \"replicas\": ["
     "{\"node\": 1, \"replica\": \"0000000000000011\"}, {\"node\": 2, \"replica\": "
     "\"0000000000000012\"}, {\"node\": 3, \"replica\": \"0000000000000013\"}]},\n"
     "  {\"id\": 2, \"size\": \"16M\", \"replicas\": [{\"node\": 2, \"replica\": "
     "\"0000000000000021\"}, {\"node\": 3, \"replica\": \"0000000000000022\"}]}],\n"
     " \"volumes\": [{\"id\": 9, \"name\": \"vm\", \"size\": \"4M\", \"stripe\": \"64K\", "
-    "\"extents\": [{\"group\": 2, \"size\": \"16M\"}, {\"group\": 1, \"size\": \"16M\"}]}]}";
+    "\"extents\": [{\"group\": 2, \"size\": \"16M\"}, {\"group\": 1, \"size\": \"16M\", "
+    "\"offset\": \"16M\"}]}]}";
 
 bool all_done(void *argument)
 {
@@ -551,6 +568,7 @@ struct run *run_create(uint64_t seed, bool faults)
     }
     for (unsigned i = 0; i < GROUPS; i++) {
         struct model *model = &run->models[i];
+        model->begin_bytes = i == 0 ? 16 * SL_MIB : 0; /* as in cluster_text */
         model->id = i + 1;
         model->term = 1;
         model->leader = 2 + i;

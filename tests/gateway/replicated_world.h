@@ -45,7 +45,8 @@ struct model {
     uint32_t id;
     struct sl_session_table *table;
     uint64_t index, term;
-    uint32_t leader; /* node, or NOBODY */
+    uint32_t leader;      /* node, or NOBODY */
+    uint64_t begin_bytes; /* of the volume in the group */
     uint64_t values[4096];
     uint64_t sessions[SESSIONS_MAX];
     unsigned session_count;
@@ -85,7 +86,10 @@ struct run {
     struct sl_sim *sim;
     uint64_t random;
     bool faults, ended;
-    bool held; /* the first write of each session is not answered yet */
+    bool held;     /* the first write of each session is not answered yet */
+    bool replaced; /* who does not lead knows nothing of the group */
+    bool refuse;   /* leaders are busy */
+    unsigned refused_count;
     struct sl_cluster *cluster;
     struct target targets[NODES][REACTORS];
     struct sl_fabric_listener *listeners[NODES];
