@@ -41,7 +41,7 @@ test: deps-test ## every test: gcc, clang, ASan+UBSan, TSan; ends with a line th
 sim: deps-test build ## breaks simulated clusters from SEED on for TIME seconds; a failure is drawn
 	@scripts/sim
 
-mutants: deps-test build ## breaks the Raft core and the store in 1 of SHARE ways; what no test notices is in docs/mutants.md
+mutants: deps-test build ## breaks core, store, targets and gateways in 1 of SHARE ways; what no test notices is in docs/mutants.md
 	@scripts/mutants
 
 bench: deps-bench build ## measures beside fio and plain sockets

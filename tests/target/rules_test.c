@@ -1,7 +1,7 @@
 /*
  * Goal: rules of replicas that no fault shows for certain, each by itself: answers ride in replies,
- * idle groups share their heartbeats, what is out of a session's window is refused. Method: nodes
- * of a simulated cluster (cluster_world.h), looked at from within.
+ * idle groups share their heartbeats, and groups of a disk its log; what is out of a session's
+ * window is refused. Method: nodes of a simulated cluster (cluster_world.h), looked at from within.
  */
 #include "cluster_world.h"
 
@@ -102,6 +102,36 @@ static void idle_groups_share_beats(void **state)
     world_close(&world);
 }
 
+/* ---- logs ---- */
+
+/* What all groups of a disk have proposed fits into its log, whatever one alone might have. */
+static void shares_co(struct cluster_world *world)
+{
+    for (unsigned number = 1; number <= 3; number++) {
+        struct sl_target_cluster *cluster = world->nodes[number].target->cluster;
+        uint64_t all = 0;
+        struct sl_store_info info = {0};
+        for (unsigned group = 0; group < GROUPS; group++) {
+            const struct sl_replica *replica = sl_cluster_find(cluster, GROUP + group);
+            assert_non_null(replica);
+            sl_store_info(replica->store, &info);
+            assert_true(replica->tuning.uncommitted_bytes <= cluster->tuning.uncommitted_bytes);
+            all += replica->tuning.uncommitted_bytes;
+        }
+        assert_true(cluster->tuning.uncommitted_bytes * GROUPS > info.uncommitted_bytes_max);
+        assert_in_range(all, info.uncommitted_bytes_max / 2, info.uncommitted_bytes_max);
+    }
+}
+
+static void logs_are_shared(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 5, 3);
+    world_run(&world, many_groups_co);
+    world_run(&world, shares_co);
+    world_close(&world);
+}
+
 /* ---- sessions ---- */
 
 static int write_numbered_co(struct cluster_world *world, uint64_t sequence, uint16_t unfinished)
@@ -143,6 +173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_ride_in_replies),
         cmocka_unit_test(idle_groups_share_beats),
+        cmocka_unit_test(logs_are_shared),
         cmocka_unit_test(windows_are_kept),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
