@@ -133,7 +133,7 @@ static void connection_begin(struct ofi_connection *connection, uint64_t deadlin
 {
     struct ofi_domain *domain = connection->domain;
     sl_list_append(&domain->connections, &connection->node);
-    domain->unsettled_count++;
+    domain->unsettled_count += connection->outgoing == NULL;
     sl_timer_arm(domain->reactor, &connection->timer, deadline_ns);
 }
 
@@ -207,6 +207,7 @@ static void address_is_resolved(struct sl_mail *mail)
     struct ofi_connection *connection = outgoing->connection;
     int error = outgoing->error;
     connection->outgoing = NULL;
+    connection->domain->unsettled_count++;
     if (connection->state == OFI_RESOLVING) { /* else it has been given up: its end can go on */
         connection->state = OFI_CONNECTING;
         if (error == 0)

@@ -10,7 +10,7 @@
  *       │         ACCEPTING ────┴──────► UP ──► CLOSING ──► CLOSED
  *       └─────────────└── refused, late ──────────▲   (fi_shutdown, drain, fi_close)
  *
- *   RESOLVING (verbs) has no endpoint yet, and does not close before its thread has returned.
+ *   RESOLVING (verbs) has no endpoint yet, and closes, or is unsettled, after its thread's return.
  *
  * Invariants
  *  - A slot's memory stays until the domain closes: a completion that comes late, after its
@@ -141,7 +141,7 @@ struct ofi_domain {
     struct sl_poller poller;
     struct sl_list connections;
     struct sl_list blocked;   /* connections with operations that the provider had no room for */
-    unsigned unsettled_count; /* connections that are neither up nor closed */
+    unsigned unsettled_count; /* connections neither up nor closed: events are looked for */
     unsigned listener_count;
     uint64_t births;
     struct sl_list retired;
