@@ -25,8 +25,6 @@ COUNT = 2000
 # The network's, so that RoCE's own is 4096: 4 KiB in one packet.
 MTU = 4300
 LIMIT_S = 300
-# So that clock_gettime() is what it is elsewhere: a read of the counter, without a system call.
-KERNEL = ["tsc=reliable", "clocksource=tsc"]
 
 
 def figure(text):
@@ -40,7 +38,7 @@ def measure(build, count=COUNT):
     """{(kind, depth): {"bare": {"all": instructions an operation, "user": …, "doorbells": …}, "fabric": {…}}}. Missing, Failure."""
     image = rxe.add(Image()).program(f"{build}/bench/verbs")
     results = {}
-    with Guest(image, cpus=1, qemu=["-icount", "shift=0"], kernel=KERNEL) as guest:
+    with Guest(image, steady=True) as guest:
         rxe.up(guest, mtu=MTU)
         said = guest.run("ibv_devinfo -d rxe0")
         if not re.search(r"active_mtu:\s+4096", said):

@@ -32,6 +32,8 @@ BOOT_LIMIT_S = 120
 ANSWER_LIMIT_S = 30
 LOG_LINES_SHOWN = 60
 COMMAND_LINE = "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off no_timer_check random.trust_cpu=on rdinit=/init"
+# So that clock_gettime() is what it is elsewhere: a read of the counter, without a system call.
+STEADY = ["tsc=reliable", "clocksource=tsc"]
 # What the kernel says when it, and not a test, is broken.
 KERNEL_TROUBLE = re.compile(r"^.*(?:BUG:|\bOops|general protection|kernel panic|Call Trace|blocked for more than|"
                             r"rcu_sched self-detected|soft lockup).*$", re.MULTILINE | re.IGNORECASE)
@@ -135,22 +137,25 @@ class Guest:
     appear as /dev/vda, /dev/vdb, …; `network`: virtio-net to QEMU's user network, where the host is 10.0.2.2;
     `wires`: ends of wire(), each a network card (eth0, eth1, … behind that of `network`);
     `shared_memory`: the guest's memory is a memfd that vhost-user devices can map; `quiet`: no logs after a failure;
-    `kernel`: more words of the kernel's command line."""
+    `kernel`: more words of the kernel's command line; `steady`: the clock counts the instructions of the guest's one
+    processor, a nanosecond each, so that a busy host makes it late for nothing. Idle, it waits as others do."""
 
     def __init__(self, image, memory_mib=1024, cpus=2, drives=(), network=False, wires=(), shared_memory=False, qemu=(), pass_fds=(),
-                 quiet=False, kernel=()):
+                 quiet=False, kernel=(), steady=False):
         self.qemu_program = find_program("qemu-system-x86_64")
         self.image = image
         if drives:
             image.modules("virtio_blk")
         if network or wires:
             image.modules("virtio_net")
-        self.memory_mib, self.cpus, self.network, self.wires = memory_mib, cpus, network, list(wires)
+        self.memory_mib, self.cpus, self.network, self.wires = memory_mib, 1 if steady else cpus, network, list(wires)
         self.drives, self.shared_memory, self.more, self.pass_fds = drives, shared_memory, list(qemu), list(pass_fds)
         self.processes, self.count, self.loaded = {}, 0, {name for name, _ in image.base}
         self.buffer, self.ready, self.host_processes = b"", None, []
         self.ended, self.quiet = False, quiet
-        self.command_line = " ".join([COMMAND_LINE, *kernel])
+        if steady:
+            self.more += ["-icount", "shift=0"]
+        self.command_line = " ".join([COMMAND_LINE, *(STEADY if steady else []), *kernel])
 
     def command(self, agent):
         """TCG, unless GUEST_ACCEL says otherwise; `kvm:tcg` tries one after the other."""

@@ -112,17 +112,29 @@ class Image:
         return self
 
     def python(self, script):
-        """A Python script of ours at /usr/bin, with the interpreter that runs this and the modules that it imports."""
-        with open(script, "rb") as file:
-            tree = ast.parse(file.read())
-        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        """A Python script of ours at /usr/bin, with the interpreter that runs this and the modules that it imports; those
+        that lie beside it too."""
+        names, ours, files = set(), [script], set()
+        while ours:
+            path = ours.pop()
+            files.add(path)
+            with open(path, "rb") as file:
+                tree = ast.parse(file.read())
+            found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            for name in found:
+                beside = os.path.join(os.path.dirname(script), f"{name}.py")
+                if not os.path.exists(beside):
+                    names.add(name)
+                elif beside not in files:
+                    ours.append(beside)
         shown = subprocess.run([sys.executable, "-S", "-c", PYTHON_FILES.format(names=", ".join(sorted(names)))], check=True,
                                capture_output=True, text=True).stdout
         for path in shown.splitlines():
             for each in [path, *(libraries(path) if path.endswith(".so") else [])]:
                 self.file(each, each)
-        self.program(script)
+        for path in files:
+            self.file(f"/usr/bin/{os.path.basename(path)}", path)
         executable = os.path.realpath(sys.executable)
         self.file("/usr/bin/python3", executable)
         for library in libraries(executable):

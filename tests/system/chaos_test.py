@@ -12,14 +12,13 @@ cluster must heal. At the end every node leads every group once, and all blocks 
 
 Skipped (77) where namespaces are forbidden."""
 import argparse
-import json
 import os
 import random
 import subprocess
 import sys
 import time
 
-from cluster_world import Cluster
+from cluster_world import Cluster, make_key
 from harness import MIB, SLOW, Failure, Journal, World, expect
 
 NODES, GROUPS = 3, 3
@@ -76,10 +75,7 @@ class Chaos:
     def __init__(self, world, programs, rng):
         self.world, self.programs, self.rng = world, programs, rng
         self.network = Network()
-        key = f"{world.directory}/key"
-        with open(key, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(rng.randbytes(32).hex())
-        self.cluster = Cluster(world, programs[3], nodes=NODES, groups=GROUPS, key=key,
+        self.cluster = Cluster(world, programs[3], nodes=NODES, groups=GROUPS, key=make_key(world),
                                addresses={node: f"{Network.address(node)}:7600" for node in range(1, NODES + 1)},
                                prefix=lambda node: ["ip", "netns", "exec", f"n{node}"]).create()
         self.cluster.start_gateway()
@@ -158,22 +154,7 @@ class Chaos:
         self.cluster.start(node)
 
     def new_disk(self, node):
-        """Lost for good: it comes back as a learner under new ids, is filled, and votes again."""
-        cluster = self.cluster
-        old = {group: next(member["replica"] for replica in replicas.values() if "members" in replica
-                           for member in replica["members"] if member["node"] == node)
-               for group, replicas in cluster.status().items()}
-        cluster.kill(node)
-        cluster.format(node)
-        cluster.start(node)
-        cluster.ready(node)
-        self.goes_on("new disk")
-        for group, replica in old.items():
-            where = ("--cluster", cluster.file, "--group", group, "--node", node)
-            cluster.leader(group)
-            cluster.run("group", "remove", *where, "--replica", replica)
-            cluster.run("group", "add-learner", *where)
-            cluster.run("group", "promote", *where)
+        self.cluster.lose_disk(node, lambda: self.goes_on("new disk"))
 
     # ---- of all ----
 
@@ -231,10 +212,7 @@ class Chaos:
         self.journal.finish()
         self.cluster.wait_equal()
         for node in self.cluster.nodes:
-            for group in range(1, GROUPS + 1):
-                if self.cluster.leader(group) != node:
-                    self.cluster.run("group", "transfer-leader", "--cluster", self.cluster.file, "--group", group, "--node",
-                                     node)
+            self.cluster.lead(node)
             Journal(self.world, self.programs[4], 1, "verify", 0, LENGTH).finish()
 
 

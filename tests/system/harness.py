@@ -140,7 +140,7 @@ class Server:
 class Journal:
     """journal_client.c: a load that knows beyond anybody's death which of its writes were acknowledged."""
 
-    def __init__(self, world, program, seed, mode="load", offset=0, length=24 * MIB, volume=""):
+    def __init__(self, world, program, seed, mode="load", offset=0, length=24 * MIB, volume="", depth=16):
         self.world = world
         self.path = f"{world.directory}/journal"
         self.loads = mode == "load"
@@ -149,7 +149,7 @@ class Journal:
                 file.seek(16)
                 file.write(bytes(8)) # what a former run said about its check
         self.process = subprocess.Popen(
-            [str(part) for part in (program, "sluice", volume, self.path, offset, length, seed, 16, mode)],
+            [str(part) for part in (program, "sluice", volume, self.path, offset, length, seed, depth, mode)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=world.environment)
 
     def head(self):
@@ -281,11 +281,11 @@ class World:
 
 
 def main(tests, programs, count=3):
-    """Runs the tests whose names contain the word behind the `count` programs, or all; one line each."""
+    """Runs the tests whose names contain a word of those behind the `count` programs, or all; one line each."""
     failed = 0
-    word = programs[count] if len(programs) > count else ""
+    words = programs[count:] or [""]
     for test in tests:
-        if word not in test.__name__:
+        if not any(word in test.__name__ for word in words):
             continue
         began = time.monotonic()
         try:
