@@ -253,6 +253,8 @@ void target_format(struct process *process);
 /* Before it is gone: what it counted. */
 void target_count(struct process *process);
 void gateway_count(struct process *process);
+/* Each to every target. */
+bool gateways_are_connected(struct cluster *cluster);
 
 /* client.c */
 void client_co(void *argument);

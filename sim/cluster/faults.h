@@ -66,7 +66,8 @@
     X(CHUNKS_COMPARED)                                                                             \
     X(BLOCKS_FORGED)                                                                               \
     X(DIFFERENCES_FOUND)                                                                           \
-    X(DIFFERENCES_MENDED)
+    X(DIFFERENCES_MENDED)                                                                          \
+    X(FOLLOWER_READS)
 
 #define FAULT_NAME(name)  FAULT_##name,
 #define EFFECT_NAME(name) EFFECT_##name,

@@ -58,6 +58,7 @@ static int make_group(struct process *process)
         .stripe_bytes = cluster->stripe_bytes,
         .io_timeout_ns = cluster->io_timeout_ns,
         .cluster = cluster->replicated ? &cluster->meta : NULL,
+        .follower_reads = cluster->seed / 6 % 2 == 0,
     };
     if (cluster->replicated)
         config.stripe_bytes = 0;
@@ -144,4 +145,25 @@ void gateway_count(struct process *process)
     for (unsigned i = 0; process->up && i < process->reactor_count; i++)
         process->cluster->effects[EFFECT_RETRIES] +=
             process->gateway.gateways[i]->statistics.retry_count;
+}
+
+bool gateways_are_connected(struct cluster *cluster)
+{
+    for (unsigned i = cluster->target_count; i < cluster->process_count; i++) {
+        const struct process *process = &cluster->processes[i];
+        for (unsigned k = 0; k < process->reactor_count; k++) {
+            const struct sl_gateway *gateway =
+                process->running && process->up ? process->gateway.gateways[k] : NULL;
+            for (unsigned server = 0; gateway != NULL && server < cluster->target_count; server++) {
+                const struct server *one = &gateway->servers[server];
+                for (unsigned route = 0; route < one->route_count; route++) {
+                    if (one->routes[route]->state != ROUTE_OPEN)
+                        return false;
+                }
+            }
+            if (gateway == NULL)
+                return false;
+        }
+    }
+    return true;
 }

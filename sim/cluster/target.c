@@ -202,6 +202,7 @@ void target_count(struct process *process)
         struct sl_target_statistics statistics;
         sl_target_statistics(target, &statistics);
         cluster->effects[EFFECT_CHECKSUM_ERRORS] += statistics.checksum_error_count;
+        cluster->effects[EFFECT_FOLLOWER_READS] += statistics.follower_read_count;
         if (target->cluster != NULL)
             count_compared(cluster, target->cluster);
         for (unsigned k = 0; k < SL_COUNT_OF(target->stores); k++) {

@@ -119,6 +119,10 @@ static unsigned gateway_rows(struct sl_server_options *o, struct sl_option *rows
                                .least = SL_NS_PER_S, .most = 3600 * SL_NS_PER_S, .argument = "TIME",
                                .help = "an I/O fails after so long, retries included",
                                .fallback = "30s"});
+    n = add(rows, n,
+            (struct sl_option){"follower-reads", 0, SL_OPTION_FLAG, &o->follower_reads,
+                               .help = "--cluster: all replicas serve reads in turn, not the "
+                                       "leader\nalone"});
     return n;
 }
 
@@ -351,6 +355,7 @@ static int translate_cluster_gateway(struct sl_server_options *o,
         .server_count = o->cluster->node_count,
         .cluster = o->cluster,
         .io_timeout_ns = o->io_timeout_ns,
+        .follower_reads = o->follower_reads,
     };
     return 0;
 }
@@ -374,6 +379,8 @@ static int translate_gateway(struct sl_server_options *o, const struct sl_option
         if (status != 0)
             return status;
     }
+    if (o->follower_reads)
+        return usage(description, "--follower-reads needs --cluster: only it has followers%s", "");
     if (o->stripe_bytes != 0 && !sl_is_power_of_two(o->stripe_bytes))
         return usage(description, "--stripe-size: it must be a power of two%s", "");
     config->has_gateway = true;

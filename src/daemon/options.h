@@ -44,6 +44,7 @@ struct sl_server_options {
     unsigned volume_count;
     uint64_t stripe_bytes;
     uint64_t io_timeout_ns;
+    bool follower_reads;
     const char *channel_name;
 
     struct sl_volume_spec volume_specs[SL_VOLUMES_MAX];

@@ -82,6 +82,7 @@ struct sl_gateway_config {
     unsigned volume_count;  /* 0 = one volume "default" over everything */
     uint32_t stripe_bytes;  /* 0 = the default; a power of two, 64 KiB … 16 MiB */
     uint64_t io_timeout_ns; /* 0 = the default */
+    bool follower_reads;    /* replicated: reads go to all replicas in turn */
 };
 
 struct sl_gateway_statistics {

@@ -103,6 +103,7 @@ int sl_gateway_group_create(const struct sl_gateway_config *config, unsigned rea
     group->stripe_bytes =
         config->stripe_bytes != 0 ? config->stripe_bytes : SL_STRIPE_BYTES_DEFAULT;
     group->io_timeout_ns = config->io_timeout_ns != 0 ? config->io_timeout_ns : SL_IO_TIMEOUT_NS;
+    group->follower_reads = config->follower_reads;
     group->cluster = config->cluster;
     group->volume_count =
         config->cluster != NULL ? config->cluster->volume_count : config->volume_count;

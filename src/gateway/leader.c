@@ -56,6 +56,22 @@ static struct route *next_candidate(struct replicated_group *group)
     return NULL;
 }
 
+struct route *sl_leader_any(struct replicated_group *group, unsigned *member)
+{
+    struct sl_gateway *gateway = group->gateway;
+    uint64_t now_ns = sl_reactor_now_ns(gateway->reactor);
+    for (unsigned i = 0; i < group->config->replica_count; i++) {
+        *member = group->read_turn++ % group->config->replica_count;
+        unsigned server =
+            server_of_node(gateway->group->cluster, group->config->replicas[*member].node);
+        unsigned reactors = sl_max(gateway->servers[server].storage.reactor_count, 1u);
+        struct route *route = open_route(gateway, server, group->config->id % reactors);
+        if (route != NULL && group->avoid_ns[*member] <= now_ns)
+            return route;
+    }
+    return NULL;
+}
+
 int sl_leader_acquire_co(struct replicated_group *group, uint64_t deadline_ns, struct visit *visit)
 {
     struct sl_gateway *gateway = group->gateway;

@@ -18,6 +18,7 @@ struct sl_gateway_group {
     unsigned volume_count;
     uint32_t stripe_bytes;
     uint64_t io_timeout_ns;
+    bool follower_reads;
     _Atomic unsigned session_count;
     const struct sl_cluster *cluster; /* NULL: plain servers */
     struct attachment *attachments;   /* one a volume of the cluster */

@@ -24,6 +24,8 @@
 #define BACK_OFF_LAST_NS  (50 * SL_NS_PER_MS)
 /* Hints that are followed at once before two targets that name each other are given a pause. */
 #define HINTS_AT_ONCE 4u
+/* A replica that could not serve a read: about as long as it takes to follow a new leader. */
+#define AVOID_NS SL_NS_PER_S
 
 static int attempt_co(struct replicated_group *group, struct route *route, struct group_call *call,
                       union sl_capsule *reply)
@@ -34,6 +36,7 @@ static int attempt_co(struct replicated_group *group, struct route *route, struc
     struct sl_group_message *message = &request.group_io.io;
     request.header.type = SL_CAPSULE_GROUP_IO;
     message->opcode = call->opcode;
+    message->flags = call->flags;
     message->unfinished = sl_session_unfinished(group, &call->ticket);
     message->group = group->config->id;
     message->volume = call->volume;
@@ -203,6 +206,24 @@ static void fence(struct sl_gateway *gateway, const struct fragment *fragment, u
         fragment->volume->name, (unsigned long long)in_force, (unsigned long long)fragment->epoch);
 }
 
+/* By whichever member's turn it is. Whatever kept it from serving the read, the leader is asked
+ * next, and that member left alone for a while. */
+static int read_anywhere_co(struct replicated_group *group, struct group_call *call)
+{
+    union sl_capsule reply = {0};
+    unsigned member;
+    struct route *route = sl_leader_any(group, &member);
+    if (route == NULL)
+        return -SL_E_UNREACHABLE;
+    call->flags = SL_GROUP_ANY_REPLICA;
+    int error = attempt_co(group, route, call, &reply);
+    call->flags = 0;
+    if (error < 0)
+        group->avoid_ns[member] = sl_reactor_now_ns(group->gateway->reactor) + AVOID_NS;
+    group->gateway->statistics.retry_count += error < 0;
+    return error;
+}
+
 int sl_replicated_execute_co(struct sl_gateway *gateway, struct fragment *fragment)
 {
     struct replicated_group *group = &gateway->groups[fragment->server];
@@ -222,6 +243,8 @@ int sl_replicated_execute_co(struct sl_gateway *gateway, struct fragment *fragme
         .fragment = fragment,
         .deadline_ns = fragment->deadline_ns,
     };
+    if (gateway->group->follower_reads && read_anywhere_co(group, &call) == 0)
+        return 0;
     int error = sl_group_call_co(group, &call);
     if (error == -SL_E_FENCED)
         fence(gateway, fragment, call.reply_epoch);

@@ -35,6 +35,9 @@ struct replicated_group {
     /* While nobody is known to lead, one request at a time looks for him; the others wait. */
     bool scouted;
     unsigned turn; /* which member is asked next */
+    /* Reads of any replica: whose turn it is, and until when a member is passed over. */
+    unsigned read_turn;
+    uint64_t avoid_ns[SL_CLUSTER_REPLICAS_MAX];
     struct sl_wait_queue changed;
     struct group_session session;
 };
@@ -60,6 +63,10 @@ void sl_leader_learn(struct replicated_group *group, struct visit *visit, int er
 /* The request goes no further. */
 void sl_leader_leave(struct replicated_group *group, struct visit *visit);
 
+/* An open route to the member whose turn it is to serve a read, and which one that is; NULL: none
+ * can. */
+struct route *sl_leader_any(struct replicated_group *group, unsigned *member);
+
 /* session.c */
 
 /* Takes the next number; opens the session before, waits for the window. -ETIMEDOUT,
@@ -79,6 +86,7 @@ void sl_session_close_co(struct replicated_group *group, uint64_t deadline_ns);
 /* One operation on a group, sent until it is answered. */
 struct group_call {
     uint8_t opcode;                  /* enum sl_io_opcode, sl_group_opcode */
+    uint8_t flags;                   /* enum sl_group_flag */
     uint32_t volume;                 /* 0 = none */
     uint64_t epoch;                  /* of the volume */
     struct ticket ticket;            /* zero: none */

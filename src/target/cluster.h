@@ -172,7 +172,8 @@ struct sl_replica {
     uint64_t resyncing;            /* the member that it gives a state to; 0: none */
     struct sl_feed feeds[SL_RAFT_MEMBERS_MAX];
     unsigned feed_count;
-    bool resync_busy;                                /* a BEGIN or END is being done */
+    unsigned reader_count; /* of a follower, whom the next resync waits for */
+    bool resync_busy;      /* a BEGIN or END is being done */
     uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */
     uint32_t differences;                            /* compare.c: while it led */
     bool opened;
@@ -275,8 +276,6 @@ void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_rec
  * now. */
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
                          uint16_t block_count, uint32_t from, struct sl_iobuf *data);
-/* `index` is applied here, soon; -EAGAIN: it is not, or not to be had. */
-int sl_replica_reach_co(struct sl_replica *replica, uint64_t index);
 /* The scrub found the block damaged (struct sl_store_config). */
 bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16_t block);
 void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "store/format_meta.h"
 #include "target/compare.h"
+#include "target/follow.h"
 
 int sl_compare_sums_co(struct sl_replica *replica, uint32_t chunk,
                        struct sl_compare_sum sums[SL_CHUNK_REGIONS])
@@ -96,16 +97,6 @@ static int blocks_co(struct sl_replica *replica, const struct sl_received *recei
     return 0;
 }
 
-static bool is_member(const struct sl_replica *replica, uint64_t id, uint32_t node)
-{
-    const struct sl_raft_config *config = sl_raft_get_config(replica->raft);
-    for (unsigned i = 0; i < config->count; i++) {
-        if (config->members[i].id == id && config->members[i].node == node)
-            return true;
-    }
-    return false;
-}
-
 static bool is_sound(const struct sl_replica *replica, const struct sl_received *received)
 {
     const struct sl_capsule_compare *asked = (const void *)&received->capsule;
@@ -125,7 +116,7 @@ static int compare_co(struct sl_target_cluster *cluster, const struct sl_receive
     struct sl_replica *replica = sl_cluster_find(cluster, asked->group);
     if (replica == NULL || replica->id != asked->to)
         return -ENOENT;
-    if (!is_sound(replica, received) || !is_member(replica, asked->from, node))
+    if (!is_sound(replica, received) || !sl_replica_has_member(replica, asked->from, node))
         return -SL_E_PROTOCOL;
     int error = sl_replica_reach_co(replica, asked->index);
     if (error < 0)

@@ -2,7 +2,8 @@
  * Group I/O: what gateways ask of a group's leader. Each request is one function, top to bottom.
  *
  *   write: check → payload in → CRCs → proposed → committed, durable here, decided → reply
- *   read:  check → lease or a round → applied → from overlay or chunk, verified → WRITE, reply
+ *   read:  check → lease or a round, or the leader's word → applied → from overlay or chunk,
+ *   verified → WRITE, reply
  *
  * Whether a write applies is the sessions' word at its commit, nowhere else: what a leader knows
  * before may be old.
@@ -16,6 +17,7 @@
 #include "core/log.h"
 #include "target/cluster.h"
 #include "target/entry_extra.h"
+#include "target/follow.h"
 
 /* ---- answers ---- */
 
@@ -231,8 +233,28 @@ static int serve_command_co(struct sl_replica *replica, struct sl_received *rece
 
 /* ---- reads ---- */
 
+/* The blocks, of a version that the barrier allows. A follower's may not be overwritten by a resync
+ * meanwhile: that waits. */
+static int read_blocks_co(struct sl_replica *replica, const struct sl_group_message *io,
+                          struct sl_iobuf *data)
+{
+    uint32_t chunk = (uint32_t)(io->offset_bytes / SL_CHUNK_BYTES);
+    uint16_t first_block = (uint16_t)(io->offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES);
+    uint16_t block_count = (uint16_t)(io->length_bytes / SL_BLOCK_BYTES);
+    if (replica->copying != 0)
+        return -SL_E_MOVED;
+    replica->reader_count++;
+    int error = sl_store_read_co(replica->log, chunk, first_block, block_count, data);
+    int bad = error;
+    if (error == -SL_E_CHECKSUM || error == -EIO)
+        error = sl_replica_repair_co(replica, chunk, first_block, block_count, 0, data);
+    if (--replica->reader_count == 0 && replica->copying != 0)
+        sl_wait_queue_wake_all(&replica->progress, 0);
+    return error == -SL_E_CHECKSUM ? bad : error;
+}
+
 /* Answers itself. Positive: it was answered. */
-static int serve_read_co(struct sl_replica *replica, struct sl_received *received)
+static int serve_read_co(struct sl_replica *replica, struct sl_received *received, bool is_leader)
 {
     const struct sl_capsule_group_io *capsule = &received->capsule.group_io;
     const struct sl_group_message *io = &capsule->io;
@@ -240,22 +262,15 @@ static int serve_read_co(struct sl_replica *replica, struct sl_received *receive
     union sl_capsule reply = {0};
     struct sl_iobuf data;
     sl_iobuf_init(&data);
-    uint32_t chunk = (uint32_t)(io->offset_bytes / SL_CHUNK_BYTES);
-    uint16_t first_block = (uint16_t)(io->offset_bytes % SL_CHUNK_BYTES / SL_BLOCK_BYTES);
-    uint16_t block_count = (uint16_t)(io->length_bytes / SL_BLOCK_BYTES);
-    int error = sl_replica_read_barrier_co(replica);
-    if (error == 0) {
-        error = sl_store_read_co(replica->log, chunk, first_block, block_count, &data);
-        int bad = error;
-        if (error == -SL_E_CHECKSUM || error == -EIO)
-            error = sl_replica_repair_co(replica, chunk, first_block, block_count, 0, &data);
-        error = error == -SL_E_CHECKSUM ? bad : error;
-    }
+    int error = is_leader ? sl_replica_read_barrier_co(replica) : sl_follow_barrier_co(replica);
+    if (error == 0)
+        error = read_blocks_co(replica, io, &data);
     if (error == 0) {
         sl_cluster_fill_reply(cluster, io->group, replica, 0, 0, &reply.group_reply);
         (void)sl_connection_write_reply_co(received, data.spans, data.span_count, capsule->pieces,
                                            io->piece_count, &reply);
         cluster->target->statistics.read_count++;
+        cluster->target->statistics.follower_read_count += !is_leader;
         cluster->target->statistics.read_bytes += io->length_bytes;
     }
     sl_iobuf_fini(&data);
@@ -274,11 +289,13 @@ static int serve_co(struct sl_replica *replica, struct sl_received *received, ui
     if (error < 0)
         return error;
     sl_raft_get_status(replica->raft, &status);
-    if (status.role != SL_RAFT_LEADER)
+    bool is_leader = status.role == SL_RAFT_LEADER;
+    bool anywhere = io->opcode == SL_IO_READ && (io->flags & SL_GROUP_ANY_REPLICA) != 0;
+    if (!is_leader && !anywhere)
         return -SL_E_MOVED;
     switch (io->opcode) {
     case SL_IO_READ:
-        return serve_read_co(replica, received);
+        return serve_read_co(replica, received, is_leader);
     case SL_IO_FLUSH:
         return 0; /* what was acknowledged is durable */
     case SL_IO_WRITE:

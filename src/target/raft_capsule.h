@@ -14,10 +14,11 @@ enum sl_raft_op {
     SL_RAFT_OP_HELLO = 1,   /* the first on a connection */
     SL_RAFT_OP_MESSAGE = 2, /* struct sl_raft_message of a group */
     SL_RAFT_OP_BEAT = 3,
-    SL_RAFT_OP_RESYNC = 4,  /* resync_capsule.h */
-    SL_RAFT_OP_FETCH = 5,   /* asks for blocks of a group, for a repair */
-    SL_RAFT_OP_GIVE = 6,    /* gives them */
-    SL_RAFT_OP_COMPARE = 7, /* compare_capsule.h */
+    SL_RAFT_OP_RESYNC = 4,     /* resync_capsule.h */
+    SL_RAFT_OP_FETCH = 5,      /* asks for blocks of a group, for a repair */
+    SL_RAFT_OP_GIVE = 6,       /* gives them */
+    SL_RAFT_OP_COMPARE = 7,    /* compare_capsule.h */
+    SL_RAFT_OP_READ_INDEX = 8, /* follow.h */
 };
 
 /* Body of MESSAGE, at 32 of the capsule and of its REPLY. */

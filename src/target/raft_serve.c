@@ -16,6 +16,7 @@
 #include "target/cluster.h"
 #include "target/compare.h"
 #include "target/entry_extra.h"
+#include "target/follow.h"
 #include "target/resync_capsule.h"
 
 /* Entries of one APPEND: as many records as a page has room for. */
@@ -352,6 +353,8 @@ void sl_cluster_serve_raft_co(struct sl_target_cluster *cluster, struct sl_recei
         sl_cluster_serve_fetch_co(cluster, received, *node);
     } else if (op == SL_RAFT_OP_COMPARE && length >= offsetof(struct sl_capsule_compare, crcs)) {
         sl_cluster_serve_compare_co(cluster, received, *node);
+    } else if (op == SL_RAFT_OP_READ_INDEX && length >= sizeof(struct sl_capsule_read_index)) {
+        sl_cluster_serve_read_index_co(cluster, received, *node);
     } else {
         reply_error(received, -SL_E_PROTOCOL);
     }

@@ -16,6 +16,7 @@
 #include "core/log.h"
 #include "store/format_meta.h"
 #include "target/compare.h"
+#include "target/follow.h"
 #include "target/resync_capsule.h"
 
 /* A giver that lags waits so long for the asker's index. */

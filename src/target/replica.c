@@ -19,7 +19,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "target/cluster.h"
+#include "target/follow.h"
 #include "target/replica_state.h"
 #include "target/entry_extra.h"
 
@@ -615,31 +615,47 @@ int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *ent
     return error < 0 ? error : (int)sl_wait_co(&proposal->wait);
 }
 
+int sl_replica_read_index_co(struct sl_replica *replica, uint64_t *index)
+{
+    if (sl_raft_has_lease(replica->raft, sl_cluster_now_ns(replica->cluster)) && !replica->failed) {
+        *index = status_of(replica).commit.value;
+        return 0;
+    }
+    struct sl_read_wait read;
+    struct sl_replica_step step = {.read = &read};
+    struct sl_raft_event event = {.kind = SL_RAFT_READ};
+    int error;
+    sl_wait_init(&read.wait);
+    while ((error = sl_replica_step_co(replica, &event, &step)) == -EAGAIN)
+        wait_a_little_co(replica);
+    if (error == 0 && step.round != 0)
+        error = (int)sl_wait_co(&read.wait);
+    *index = step.index;
+    return error == -EIO ? -SL_E_MOVED : error; /* its log has failed, not the read */
+}
+
 int sl_replica_read_barrier_co(struct sl_replica *replica)
 {
     uint64_t index;
-    if (sl_raft_has_lease(replica->raft, sl_cluster_now_ns(replica->cluster)) && !replica->failed) {
-        index = status_of(replica).commit.value;
-    } else {
-        struct sl_read_wait read;
-        struct sl_replica_step step = {.read = &read};
-        struct sl_raft_event event = {.kind = SL_RAFT_READ};
-        int error;
-        sl_wait_init(&read.wait);
-        while ((error = sl_replica_step_co(replica, &event, &step)) == -EAGAIN)
-            wait_a_little_co(replica);
-        if (error == 0 && step.round != 0)
-            error = (int)sl_wait_co(&read.wait);
-        if (error < 0)
-            return error == -EIO ? -SL_E_MOVED : error; /* its log has failed, not the read */
-        index = step.index;
-    }
+    int error = sl_replica_read_index_co(replica, &index);
+    if (error < 0)
+        return error;
     while (replica->applied < index) {
         if (replica->failed || replica->cluster->closing)
             return replica->failed ? -SL_E_MOVED : -ESHUTDOWN;
         sl_wait_queue_co(&replica->progress);
     }
     return 0;
+}
+
+bool sl_replica_has_member(const struct sl_replica *replica, uint64_t id, uint32_t node)
+{
+    const struct sl_raft_config *config = sl_raft_get_config(replica->raft);
+    for (unsigned i = 0; i < config->count; i++) {
+        if (config->members[i].id == id && config->members[i].node == node)
+            return true;
+    }
+    return false;
 }
 
 /* ---- life ---- */

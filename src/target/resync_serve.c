@@ -34,7 +34,7 @@ static struct sl_raft_status status_of(const struct sl_replica *replica)
 static int mark_co(struct sl_replica *replica, uint64_t index)
 {
     replica->copying = sl_max(replica->copying, index);
-    while (replica->applier_running)
+    while (replica->applier_running || replica->reader_count > 0)
         sl_wait_queue_co(&replica->progress);
     int error = sl_replica_state_save(replica);
     return error < 0 ? error : sl_store_checkpoint_co(replica->store);

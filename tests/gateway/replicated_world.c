@@ -494,6 +494,7 @@ void near_open_co(struct run *run)
     struct sl_gateway_config config = {.servers = servers,
                                        .server_count = NODES,
                                        .cluster = run->cluster,
+                                       .follower_reads = run->follower_reads,
                                        .io_timeout_ns = SL_NS_PER_S};
     run->near_fabric = make_fabric(&run->near, SL_ROLE_GATEWAY);
     assert_int_equal(sl_gateway_group_create(&config, 1, &run->group, error, sizeof(error)), 0);
@@ -546,6 +547,7 @@ struct run *run_create(uint64_t seed, bool faults)
     assert_non_null(run);
     run->faults = faults;
     run->random = seed * 977;
+    run->follower_reads = seed % 2 == 0;
     run->write_count = 1; /* value 0 is "never written" */
     run->clients_left = CLIENTS;
     for (unsigned i = 0; i < CLIENTS; i++)

@@ -86,6 +86,7 @@ struct run {
     struct sl_sim *sim;
     uint64_t random;
     bool faults, ended;
+    bool follower_reads;
     bool held;     /* the first write of each session is not answered yet */
     bool replaced; /* who does not lead knows nothing of the group */
     bool refuse;   /* leaders are busy */

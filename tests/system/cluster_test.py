@@ -9,6 +9,7 @@ client must go on while a majority is there, and every block is checked at the e
     cluster_test.py TARGET GATEWAY INITIATOR SLUICE JOURNAL_CLIENT [NAME ...]"""
 import os
 import re
+import signal
 import sys
 import time
 
@@ -86,6 +87,31 @@ def test_kill(programs):
         journal.finish()
         verify(programs, world)
         print(f"        40 operations after a kill took {max(gaps):.2f} s at most")
+
+
+def test_follower_reads(programs):
+    """All replicas serve reads, none older than what was acknowledged, also while leaders die."""
+    with World(programs[:3]) as world:
+        cluster = Cluster(world, programs[3]).create()
+        cluster.start_gateway("--follower-reads")
+        journal = load(programs, world)
+        initiator = validity(world)
+        for group in (1, 2):
+            victim = cluster.leader(group)
+            cluster.kill(victim)
+            journal.progress(40, HANG)
+            cluster.start(victim)
+            cluster.ready(victim)
+            cluster.wait_equal_enough()
+        finish(world, initiator)
+        journal.finish()
+        verify(programs, world)
+        served = []
+        for node, target in cluster.targets.items():
+            target.process.send_signal(signal.SIGUSR1)
+            served.append(int(target.wait_for(r"(\d+) reads served without leading").group(1)))
+        expect(sum(served) > 0, f"reads that each node served without leading: {served}")
+        print(f"        reads that each node served without leading: {served}")
 
 
 def test_stop(programs):
@@ -427,7 +453,7 @@ def test_life(programs):
         print(f"        40 operations after a kill took {gap:.2f} s; {text.splitlines()[-1]}")
 
 
-TESTS = [test_life, test_create, test_no_group, test_kill, test_stop, test_majority, test_all_killed, test_fenced,
+TESTS = [test_life, test_create, test_no_group, test_kill, test_follower_reads, test_stop, test_majority, test_all_killed, test_fenced,
          test_members, test_learners, test_other_cluster, test_disks, test_alone, test_small_log]
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def test_usage(programs):
     refused([initiator, "--command-channel-name", "a/b"], 1, "a/b", "letters, digits")
     refused([gateway, "--stripe-size", "100K"], 2, "power of two")
     refused([gateway, "--io-timeout", "0s"], 2, "from 1 s")
+    refused([gateway, "--follower-reads"], 2, "--follower-reads needs --cluster")
     for program, spec, words in ((target, "disk:error=EFOO", ("EFOO", "ENOSPC")), (target, "disk:delay=5ms,pp=1", ("'pp'", "offset")),
                                  (gateway, "link:delay=20min", ("20min", "10min")), (gateway, "disk:error=EIO", ("no disk",)),
                                  (target, "disk:error=EIO", ("mem:", "file:")), (gateway, "nonsense", ("link:",))):

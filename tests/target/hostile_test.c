@@ -8,6 +8,7 @@
 #include "cluster_world.h"
 #include "core/crc32c.h"
 #include "target/compare_capsule.h"
+#include "target/follow.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
 
@@ -303,6 +304,19 @@ static void compare_co(struct cluster_world *world)
     compare->step = SL_COMPARE_MEND + 1;
     assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
     compare->header.length_bytes -= 8;
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    struct sl_capsule_read_index *read = (void *)&request;
+    memset(&request, 0, sizeof(request));
+    read->header.length_bytes = sizeof(*read);
+    read->op = SL_RAFT_OP_READ_INDEX;
+    read->group = GROUP;
+    read->from = REPLICA(3);
+    read->to = REPLICA(2);
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -ENOENT);
+    read->to = REPLICA(1);
+    read->from = REPLICA(2);
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
+    read->header.length_bytes -= 8;
     assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
     hang_up_co();
 }
