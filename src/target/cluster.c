@@ -125,6 +125,8 @@ int sl_target_cluster_begin(struct sl_target *target, struct sl_fabric *fabric,
     cluster->target = target;
     cluster->fabric = fabric;
     cluster->tuning = config->tuning != NULL ? *config->tuning : default_tuning;
+    for (unsigned i = 0; i < SL_COUNT_OF(cluster->log_shares); i++)
+        sl_gate_init(&cluster->log_shares[i].gate);
     sl_list_init(&cluster->replicas);
     sl_list_init(&cluster->fetches);
     for (unsigned i = 0; i < SL_CLUSTER_HASH; i++)
@@ -239,29 +241,6 @@ static int open_groups_of_co(struct sl_target_cluster *cluster, unsigned shard, 
             return error;
     }
     return 0;
-}
-
-void sl_cluster_share_logs(struct sl_target_cluster *cluster)
-{
-    for (unsigned shard = 0; shard < SL_COUNT_OF(cluster->target->stores); shard++) {
-        const struct sl_store *store = cluster->target->stores[shard];
-        struct sl_store_info info;
-        unsigned count = 0;
-        if (store == NULL)
-            continue;
-        sl_store_info(store, &info);
-        sl_list_for_each(node, &cluster->replicas)
-        {
-            count += sl_list_entry(node, struct sl_replica, node)->store == store;
-        }
-        sl_list_for_each(node, &cluster->replicas)
-        {
-            struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
-            if (replica->store == store)
-                replica->tuning.uncommitted_bytes =
-                    sl_min(cluster->tuning.uncommitted_bytes, info.uncommitted_bytes_max / count);
-        }
-    }
 }
 
 /* What is not committed yet cannot leave the log, so each group has a share of it for that. */

@@ -15,6 +15,7 @@
 
 #include "raft/raft.h"
 #include "raft/session.h"
+#include "target/log_share.h"
 #include "target/private.h"
 #include "target/raft_capsule.h"
 
@@ -67,9 +68,8 @@ struct sl_target_cluster {
     uint32_t entry_bytes_max; /* one write: of what the log of each disk takes */
     uint64_t clock_ns;        /* last told to a core */
     unsigned pending;
-    struct sl_wait_queue idle; /* pending has become 0 */
-    struct sl_wait_queue stop; /* closing has begun */
-    struct sl_list fetches;    /* repair.c: asked for and not here yet */
+    struct sl_wait_queue idle, stop; /* pending has become 0; closing has begun */
+    struct sl_list fetches;          /* repair.c: asked for and not here yet */
     uint64_t fetch_ticket;
     struct {
         uint64_t pass_count, chunk_count, difference_count, mended_count;
@@ -77,6 +77,7 @@ struct sl_target_cluster {
     bool admin_busy;
     struct sl_wait_queue admin;
     bool closing;
+    struct sl_log_share log_shares[SL_STORAGE_SHARDS_MAX]; /* of target->stores */
 };
 
 /* Somebody waits for the entry that he proposed. On his stack. */
@@ -161,9 +162,10 @@ struct sl_replica {
     struct sl_timer timer;
     bool tick_pending, applier_running;
     bool locked;
-    struct sl_wait_queue lock, proposers; /* these wait for others' writes to be in the log */
-    uint64_t proposing_bytes;             /* of writes that have room there and are not in it yet */
-    struct sl_raft_tuning tuning;         /* the cluster's, with this group's share of the log */
+    struct sl_wait_queue lock;
+    struct sl_gate proposing; /* of writes that are not in the log yet */
+    struct sl_log_share *log_share;
+    struct sl_raft_tuning tuning; /* the cluster's, with this group's share of the log */
     struct sl_lane lanes[SL_RAFT_MEMBERS_MAX]; /* by place in the configuration */
     struct sl_list proposals, decided;         /* not committed yet; not applied yet */
     struct sl_list reads;
@@ -191,8 +193,6 @@ struct sl_replica *sl_cluster_find(struct sl_target_cluster *cluster, uint32_t g
 bool sl_cluster_is_here(const struct sl_target_cluster *cluster, uint32_t group, uint32_t *reactor);
 /* Behind mount: opens what the stores hold. */
 int sl_cluster_open_groups_co(struct sl_target_cluster *cluster);
-/* A group has come: each may keep its part of its store's log waiting for commits, no more. */
-void sl_cluster_share_logs(struct sl_target_cluster *cluster);
 /* A log write failed: the replica ends, and with it all others on a store that has failed. */
 void sl_cluster_store_failed_co(struct sl_replica *replica);
 /* Before a checkpoint: the replicas of this cluster on `store` set their states. */

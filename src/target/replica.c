@@ -162,6 +162,7 @@ static void do_role(struct sl_replica *replica, const struct sl_raft_action *act
     proposals_fail(replica, -SL_E_MOVED);
     reads_end(replica, UINT64_MAX, -SL_E_MOVED);
     sl_wait_queue_wake_all(&replica->progress, 0);
+    sl_cluster_share_logs(replica->cluster);
 }
 
 static int do_grow(struct sl_replica *replica)
@@ -550,22 +551,6 @@ static void wait_a_little_co(struct sl_replica *replica)
                            sl_cluster_now_ns(replica->cluster) + AGAIN_RETRY_NS);
 }
 
-/* Room in the log is not taken before the core can take the entry: those of other groups, which
- * others wait for, would not come in. */
-static void enter_co(struct sl_replica *replica, uint64_t bytes)
-{
-    while (replica->proposing_bytes > 0 &&
-           replica->proposing_bytes + bytes > replica->tuning.uncommitted_bytes)
-        sl_wait_queue_co(&replica->proposers);
-    replica->proposing_bytes += bytes;
-}
-
-static void leave(struct sl_replica *replica, uint64_t bytes)
-{
-    replica->proposing_bytes -= bytes;
-    sl_wait_queue_wake_all(&replica->proposers, 0);
-}
-
 static int propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
                       const struct sl_iobuf *payload, struct sl_proposal *proposal)
 {
@@ -606,13 +591,19 @@ static int propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
 int sl_replica_propose_co(struct sl_replica *replica, struct sl_store_entry *entry,
                           const struct sl_iobuf *payload, struct sl_proposal *proposal)
 {
-    uint64_t bytes = SL_BLOCK_BYTES + (payload != NULL ? payload->length_bytes : 0);
-    enter_co(replica, bytes);
+    uint64_t bytes = payload != NULL ? payload->length_bytes : SL_BLOCK_BYTES;
+    /* Room in the log is not taken before the core can take the entry: those of other groups, which
+     * others wait for, would not come in. And what waits for its commit cannot be freed. */
+    sl_gate_enter_co(&replica->proposing, bytes, &replica->tuning.uncommitted_bytes);
+    sl_gate_enter_co(&replica->log_share->gate, bytes, &replica->log_share->bytes_max);
     int error = propose_co(replica, entry, payload, proposal);
-    leave(replica, bytes);
+    sl_gate_leave(&replica->proposing, bytes);
     /* It stands in the log: only its commit, or the end of this leadership, says what became of
      * it. */
-    return error < 0 ? error : (int)sl_wait_co(&proposal->wait);
+    if (error == 0)
+        error = (int)sl_wait_co(&proposal->wait);
+    sl_gate_leave(&replica->log_share->gate, bytes);
+    return error;
 }
 
 int sl_replica_read_index_co(struct sl_replica *replica, uint64_t *index)
@@ -817,8 +808,9 @@ static struct sl_replica *make(struct sl_target_cluster *cluster, struct sl_stor
     replica->log = log;
     replica->group = group;
     replica->tuning = cluster->tuning;
+    replica->log_share = sl_cluster_log_share(cluster, store);
     sl_wait_queue_init(&replica->lock);
-    sl_wait_queue_init(&replica->proposers);
+    sl_gate_init(&replica->proposing);
     sl_wait_queue_init(&replica->progress);
     sl_wait_queue_init(&replica->turns);
     for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++)

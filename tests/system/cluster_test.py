@@ -402,13 +402,22 @@ def test_alone(programs):
         cluster.ready(2)
 
 
-def test_small_log(programs):
-    """Far more is written at once than the logs hold: what waits for its commit must not fill them, or nobody could vote."""
+def small_log(programs, groups, writes):
     with World(programs[:3]) as world:
-        begin(programs, world, volumes=("vm=256M",), disk_bytes=400 * MIB, log_bytes=24 * MIB)
-        result = world.run("--operation", "write", "--io-size", "1M", "--transaction-count", 32, "--run-limit-operation-count",
+        begin(programs, world, volumes=("vm=256M",), disk_bytes=400 * MIB, log_bytes=24 * MIB, groups=groups)
+        result = world.run("--operation", "write", "--io-size", "1M", "--transaction-count", writes, "--run-limit-operation-count",
                            600, "--control-timeout", "60s", "--json", timeout=HANG)
         expect(result["errors"] == 0 and result["all"]["writes"] == 600, result)
+
+
+def test_small_log(programs):
+    """Far more is written at once than the logs hold: what waits for its commit must not fill them, or nobody could vote."""
+    small_log(programs, 2, 32)
+
+
+def test_small_log_many_groups(programs):
+    """Nor if one write of each group would."""
+    small_log(programs, 16, 64)
 
 
 def test_life(programs):
@@ -454,7 +463,8 @@ def test_life(programs):
 
 
 TESTS = [test_life, test_create, test_no_group, test_kill, test_follower_reads, test_stop, test_majority, test_all_killed, test_fenced,
-         test_members, test_learners, test_other_cluster, test_disks, test_alone, test_small_log]
+         test_members, test_learners, test_other_cluster, test_disks, test_alone, test_small_log,
+         test_small_log_many_groups]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

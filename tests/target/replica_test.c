@@ -130,6 +130,57 @@ static void many_at_once(void **state)
     world_close(&world);
 }
 
+/* ---- what is let into the log ---- */
+
+struct passer {
+    struct sl_gate *gate;
+    uint64_t bytes;
+    unsigned *passed;
+};
+
+static void pass_co(void *argument)
+{
+    static const uint64_t bytes_max = 10;
+    struct passer *passer = argument;
+    sl_gate_enter_co(passer->gate, passer->bytes, &bytes_max);
+    *passer->passed = *passer->passed * 10 + (unsigned)passer->bytes;
+}
+
+static void await_passed_co(const unsigned *passed, unsigned wanted)
+{
+    for (unsigned i = 0; i < 10; i++)
+        sl_yield_co();
+    assert_int_equal(*passed, wanted);
+}
+
+/* Small ones that come later, and would fit, would keep a large one out for ever. */
+static void gate_co(struct cluster_world *world)
+{
+    struct sl_gate gate = {0};
+    unsigned passed = 0;
+    struct passer passers[] = {
+        {&gate, 5, &passed}, {&gate, 8, &passed}, {&gate, 1, &passed}, {&gate, 1, &passed}};
+    sl_gate_init(&gate);
+    for (unsigned i = 0; i < SL_COUNT_OF(passers); i++)
+        assert_int_equal(sl_co_spawn(sl_io_reactor(world->client.io), pass_co, &passers[i]), 0);
+    await_passed_co(&passed, 5);
+    sl_gate_leave(&gate, 5);
+    await_passed_co(&passed, 5811);
+    sl_gate_leave(&gate, 8 + 1 + 1);
+    /* One alone is let in whatever it has. */
+    passers[0].bytes = 20;
+    pass_co(&passers[0]);
+    assert_int_equal(gate.bytes, 20);
+}
+
+static void gate_keeps_order(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 12, 1);
+    world_run(&world, gate_co);
+    world_close(&world);
+}
+
 /* ---- elections, restarts ---- */
 
 static void make_co(struct cluster_world *world)
@@ -924,6 +975,7 @@ int main(void)
         cmocka_unit_test(one_works),
         cmocka_unit_test(three_work),
         cmocka_unit_test(many_at_once),
+        cmocka_unit_test(gate_keeps_order),
         cmocka_unit_test(leader_changes),
         cmocka_unit_test(power_is_lost),
         cmocka_unit_test(sessions_are_exact),
