@@ -44,7 +44,7 @@ struct sl_cluster_peer {
     char address[SL_ADDRESS_BYTES_MAX];
     bool known;      /* it has told what follows */
     bool complained; /* that it can not be reached, since it last was */
-    uint32_t reactor_count;
+    uint32_t reactor_count, waiting_kib;
     struct sl_peer_connection connections[SL_STORAGE_SHARDS_MAX]; /* reactors serve whole shards */
     /* Who last came in under this node's number. */
     uint8_t disk_id[16]; /* its first disk */

@@ -5,7 +5,7 @@
  *   writes of a group ─► its gate, until they are in the log ─► the log's gate, until their end
  *
  * Each group has one leader, so if the groups of a log lie on the same nodes, what all leaders let
- * in is together what one log may have; and one write each.
+ * in is together what the smallest of their logs may have; and one write each.
  */
 #include "target/log_share.h"
 
@@ -35,6 +35,30 @@ void sl_gate_leave(struct sl_gate *gate, uint64_t bytes)
     sl_wait_queue_wake_all(&gate->room, 0);
 }
 
+uint32_t sl_cluster_waiting_kib(const struct sl_target_cluster *cluster)
+{
+    uint64_t least_bytes = 0;
+    for (unsigned shard = 0; shard < SL_COUNT_OF(cluster->target->stores); shard++) {
+        struct sl_store_info info;
+        if (cluster->target->stores[shard] == NULL)
+            continue;
+        sl_store_info(cluster->target->stores[shard], &info);
+        if (least_bytes == 0 || info.uncommitted_bytes_max < least_bytes)
+            least_bytes = info.uncommitted_bytes_max;
+    }
+    return (uint32_t)sl_min(least_bytes / 1024, (uint64_t)UINT32_MAX);
+}
+
+/* What a leader lets in comes into its followers' logs, too. */
+static uint64_t least_of_all(const struct sl_target_cluster *cluster, uint64_t own_bytes)
+{
+    for (unsigned i = 0; i < cluster->peer_count; i++) {
+        if (cluster->peers[i].waiting_kib != 0)
+            own_bytes = sl_min(own_bytes, (uint64_t)cluster->peers[i].waiting_kib * 1024);
+    }
+    return own_bytes;
+}
+
 static void share_log(struct sl_target_cluster *cluster, const struct sl_store *store,
                       struct sl_log_share *share)
 {
@@ -52,7 +76,7 @@ static void share_log(struct sl_target_cluster *cluster, const struct sl_store *
     }
     if (count == 0)
         return;
-    uint64_t each_bytes = info.uncommitted_bytes_max / count;
+    uint64_t each_bytes = least_of_all(cluster, info.uncommitted_bytes_max) / count;
     share->bytes_max = each_bytes * led_count;
     sl_list_for_each(node, &cluster->replicas)
     {

@@ -28,6 +28,8 @@ struct sl_log_share {
 /* A group has come, or has another leader: those led here have their part of their store's log
  * together, and each the half of that, or its own if that is more. */
 void sl_cluster_share_logs(struct sl_target_cluster *cluster);
+/* What may wait in the smallest log of this reactor, of all groups, in KiB: peers are told. */
+uint32_t sl_cluster_waiting_kib(const struct sl_target_cluster *cluster);
 /* The store's, which is one of the target's. */
 struct sl_log_share *sl_cluster_log_share(struct sl_target_cluster *cluster,
                                           const struct sl_store *store);

@@ -40,6 +40,7 @@ void sl_peer_fill_hello(const struct sl_target_cluster *cluster, uint32_t to_nod
     hello->to_node = to_node;
     hello->reactor_count = cluster->target->storage->config.reactor_count;
     hello->shard_count = cluster->shard_count;
+    hello->waiting_kib = sl_cluster_waiting_kib(cluster);
     hello->instance = cluster->config.instance;
     memcpy(hello->cluster_id, cluster->config.cluster_id, 16); /* header: identity */
     memcpy(hello->disk_id, cluster->disk_id, 16);              /* header: identity */
@@ -83,9 +84,11 @@ static const char *hello_problem(int error)
 static void learn(struct sl_cluster_peer *peer, const union sl_capsule *capsule)
 {
     const struct sl_capsule_raft_hello *hello = (const void *)capsule;
-    const struct sl_target_cluster *cluster = peer->cluster;
+    struct sl_target_cluster *cluster = peer->cluster;
     peer->known = true;
     peer->reactor_count = hello->reactor_count;
+    peer->waiting_kib = hello->waiting_kib;
+    sl_cluster_share_logs(cluster);
     /* A shared heartbeat needs the same groups on one reactor at both ends. */
     bool same = peer->reactor_count == cluster->target->storage->config.reactor_count;
     if (sl_raft_links_allow(cluster->links, peer->node, same))

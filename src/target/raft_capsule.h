@@ -60,7 +60,7 @@ struct sl_capsule_raft_hello {
     uint32_t reactor_count; /* 44 of the sender */
     uint32_t shard_count;   /* 48 of all its disks, a multiple of its reactors: group g is reactor g
                                mod reactors' */
-    uint32_t reserved2;     /* 52 */
+    uint32_t waiting_kib;   /* 52 least that may wait for its commit in a log of its; 0: no log */
     uint64_t instance;      /* 56 of the sender's process */
     uint8_t cluster_id[16]; /* 64 */
     uint8_t disk_id[16];    /* 80 of the sender's first disk */

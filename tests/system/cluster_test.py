@@ -402,9 +402,10 @@ def test_alone(programs):
         cluster.ready(2)
 
 
-def small_log(programs, groups, writes):
+def small_log(programs, groups, writes, log_bytes=24 * MIB):
     with World(programs[:3]) as world:
-        begin(programs, world, volumes=("vm=256M",), disk_bytes=400 * MIB, log_bytes=24 * MIB, groups=groups)
+        cluster = begin(programs, world, volumes=("vm=256M",), disk_bytes=400 * MIB, log_bytes=log_bytes, groups=groups)
+        cluster.lead(1)
         result = world.run("--operation", "write", "--io-size", "1M", "--transaction-count", writes, "--run-limit-operation-count",
                            600, "--control-timeout", "60s", "--json", timeout=HANG)
         expect(result["errors"] == 0 and result["all"]["writes"] == 600, result)
@@ -418,6 +419,11 @@ def test_small_log(programs):
 def test_small_log_many_groups(programs):
     """Nor if one write of each group would."""
     small_log(programs, 16, 64)
+
+
+def test_small_log_of_followers(programs):
+    """Nor those of nodes that have less than who leads."""
+    small_log(programs, 2, 64, {1: 128 * MIB, 2: 24 * MIB, 3: 24 * MIB})
 
 
 def test_life(programs):
@@ -464,7 +470,7 @@ def test_life(programs):
 
 TESTS = [test_life, test_create, test_no_group, test_kill, test_follower_reads, test_stop, test_majority, test_all_killed, test_fenced,
          test_members, test_learners, test_other_cluster, test_disks, test_alone, test_small_log,
-         test_small_log_many_groups]
+         test_small_log_many_groups, test_small_log_of_followers]
 
 if __name__ == "__main__":
     main(TESTS, sys.argv[1:], 5)

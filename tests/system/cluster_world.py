@@ -86,6 +86,9 @@ class Cluster:
     def disk(self, node, number=0):
         return f"{self.world.directory}/disk{node}" + (f".{number}" if number > 0 else "")
 
+    def log_bytes_of(self, node):
+        return self.log_bytes[node] if isinstance(self.log_bytes, dict) else self.log_bytes
+
     def format(self, node):
         for number in range(self.disks):
             path = self.disk(node, number)
@@ -93,7 +96,7 @@ class Cluster:
                 os.unlink(path)
             self.world.file(os.path.basename(path), self.disk_bytes // self.disks)
             self.run("disk", "format", "--shards", max(1, self.reactors // self.disks), "--log",
-                     f"{self.log_bytes // self.disks // MIB}M", "--segment", "4M", path)
+                     f"{self.log_bytes_of(node) // self.disks // MIB}M", "--segment", "4M", path)
 
     def start(self, node, *more, disks=None):
         paths = disks or [self.disk(node, number) for number in range(self.disks)]
