@@ -74,8 +74,14 @@ static int take(struct sl_store *store, const struct sl_root_header *header, con
     return error;
 }
 
-/* The newest copy with a valid header below sequence `limit`; -ENOENT: none. */
-static int next_candidate_co(struct sl_store *store, uint64_t limit, unsigned tried,
+/* What is known of the copies: 0 and 1 are of one root, 2 and 3 of the one before or behind it. */
+struct copies {
+    uint64_t sequences[SL_ROOT_COPIES]; /* of valid headers */
+    unsigned tried, unreadable;         /* a bit each */
+};
+
+/* The newest copy with a valid header that was not tried; -ENOENT: none. */
+static int next_candidate_co(struct sl_store *store, struct copies *copies,
                              struct sl_root_header *header, unsigned *copy, const char **why)
 {
     uint64_t best = 0;
@@ -83,17 +89,20 @@ static int next_candidate_co(struct sl_store *store, uint64_t limit, unsigned tr
     uint8_t *block = malloc(SL_BLOCK_BYTES);
     int error = read == NULL || block == NULL ? -ENOMEM : 0;
     for (unsigned i = 0; i < SL_ROOT_COPIES && error != -ENOMEM; i++) {
-        if ((tried >> i & 1) != 0)
+        if ((copies->tried >> i & 1) != 0)
             continue;
         error = store_read_bytes_co(store->config.disk, store->config.memory,
                                     store->shard->roots_offset + i * store->shard->root_bytes,
                                     block, SL_BLOCK_BYTES);
         if (error < 0) {
             *why = sl_error_text(error);
+            copies->unreadable |= 1u << i;
             continue;
         }
-        if (sl_root_header_parse(block, store->superblock, store->config.shard, read, why) == 0 &&
-            read->sequence <= limit && read->sequence > best) {
+        if (sl_root_header_parse(block, store->superblock, store->config.shard, read, why) != 0)
+            continue;
+        copies->sequences[i] = read->sequence;
+        if (read->sequence > best) {
             best = read->sequence;
             *header = *read;
             *copy = i;
@@ -104,13 +113,43 @@ static int next_candidate_co(struct sl_store *store, uint64_t limit, unsigned tr
     return error == -ENOMEM ? error : best != 0 ? 0 : -ENOENT;
 }
 
+/* A copy that cannot be read may be of a newer root than `sequence`, unless the other one of its
+ * pair is older: a root counts when both of its copies are written. A torn one is no root; one that
+ * is there and cannot be read is what was acknowledged. */
+static bool may_be_outdated(const struct copies *copies, uint64_t sequence)
+{
+    unsigned pair = sequence % 2 == 0 ? 2 : 0; /* the other root's */
+    for (unsigned i = pair; i < pair + 2; i++) {
+        if (copies->sequences[i] != 0 && copies->sequences[i] < sequence)
+            return false;
+    }
+    return (copies->unreadable >> pair & 3) != 0;
+}
+
+static int take_newest(struct sl_store *store, const struct copies *copies,
+                       const struct sl_root_header *header, const uint8_t *body, char *error,
+                       size_t error_bytes)
+{
+    if (may_be_outdated(copies, header->sequence)) {
+        snprintf(error, error_bytes,
+                 "shard %u: root %llu is there, but what may be a newer one cannot be read (EIO): "
+                 "try again, and if that does not help restore the disk from its replicas",
+                 store->config.shard, (unsigned long long)header->sequence);
+        return -EIO;
+    }
+    snprintf(error, error_bytes, "shard %u: root %llu contradicts itself", store->config.shard,
+             (unsigned long long)header->sequence);
+    return take(store, header, body);
+}
+
 int root_load_co(struct sl_store *store, struct sl_root_header *header, char *error,
                  size_t error_bytes)
 {
     const char *why = "no root is there";
-    unsigned tried = 0, copy = 0;
+    struct copies copies = {0};
+    unsigned copy = 0;
     for (;;) {
-        int result = next_candidate_co(store, UINT64_MAX, tried, header, &copy, &why);
+        int result = next_candidate_co(store, &copies, header, &copy, &why);
         if (result == -ENOENT) {
             snprintf(error, error_bytes,
                      "shard %u has no valid root: %s; nothing can be read without it: restore the "
@@ -120,7 +159,7 @@ int root_load_co(struct sl_store *store, struct sl_root_header *header, char *er
         }
         if (result < 0)
             return result;
-        tried |= 1u << copy;
+        copies.tried |= 1u << copy;
         uint8_t *body = malloc(header->body_bytes + 8);
         if (body == NULL)
             return -ENOMEM;
@@ -130,12 +169,12 @@ int root_load_co(struct sl_store *store, struct sl_root_header *header, char *er
                                      body, header->body_bytes);
         if (result == 0)
             result = sl_root_body_parse(header, body, &why);
-        else
+        else {
             why = sl_error_text(result);
+            copies.unreadable |= 1u << copy;
+        }
         if (result == 0) {
-            result = take(store, header, body);
-            snprintf(error, error_bytes, "shard %u: root %llu contradicts itself",
-                     store->config.shard, (unsigned long long)header->sequence);
+            result = take_newest(store, &copies, header, body, error, error_bytes);
             free(body);
             return result;
         }
