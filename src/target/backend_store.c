@@ -316,22 +316,24 @@ static int store_write_zeroes_co(struct sl_target *target, uint64_t offset_bytes
                              (uint16_t)(length_bytes / SL_BLOCK_BYTES), NULL, NULL);
 }
 
-/* This reactor's shards of a disk, to what the disk is now. */
-static int grow_disk_co(struct sl_target *target, const struct sl_storage_disk *disk,
-                        uint64_t capacity_bytes)
+/* This reactor's shards of a disk, to what the disk is now. Each for itself: one that has grown
+ * already refuses, and one that failed then is asked again. Answers whether any of them grew. */
+static bool grow_disk_co(struct sl_target *target, const struct sl_storage_disk *disk,
+                         uint64_t capacity_bytes)
 {
-    int error = 0;
-    for (unsigned i = 0; i < disk->shard_count && error == 0; i++) {
+    bool grew = false;
+    for (unsigned i = 0; i < disk->shard_count; i++) {
         char why[512];
         struct sl_store *store = target->stores[disk->first_shard + i];
         if (store == NULL)
             continue;
-        error = sl_store_grow_co(store, capacity_bytes, why, sizeof(why));
+        int error = sl_store_grow_co(store, capacity_bytes, why, sizeof(why));
         if (error < 0)
             sl_log_warn("target", "storage '%s', shard %u did not grow: %s (%s)", disk->path, i,
                         why, sl_error_name(error));
+        grew = grew || error == 0;
     }
-    return error;
+    return grew;
 }
 
 static void store_grow_co(struct sl_target *target)
@@ -343,7 +345,7 @@ static void store_grow_co(struct sl_target *target)
         if (error < 0)
             sl_log_warn("target", "storage '%s': its size cannot be read: %s (%s)", disk->path,
                         sl_error_text(error), sl_error_name(error));
-        else if (grow_disk_co(target, disk, capacity_bytes) == 0 && target->cluster == NULL)
+        else if (grow_disk_co(target, disk, capacity_bytes) && target->cluster == NULL)
             sl_log_info("target",
                         "storage '%s': it is offered with its new size after a restart of this "
                         "target, and then of its gateways",

@@ -127,7 +127,8 @@ static void format_disk_co(struct cluster_node *node, unsigned number)
     char error[512];
     struct sl_store_format format = {
         .layout = {.segment_bytes = node->world->segment_bytes,
-                   .wal_bytes = node->world->segment_bytes * node->world->segment_count},
+                   .wal_bytes = node->world->segment_bytes * node->world->segment_count,
+                   .shard_count = node->world->shard_count},
         .salt = node->number,
         .force = true,
     };

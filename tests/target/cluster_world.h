@@ -53,6 +53,7 @@ struct cluster_world {
     const char *specs[WORLD_DISKS]; /* as the nodes are given them */
     uint64_t disk_bytes, segment_bytes;
     unsigned segment_count;
+    uint16_t shard_count; /* of each disk; 0 = one */
     /* Of nodes that are started from now on. */
     uint64_t scrub_bytes_per_s, compare_pause_ns;
     bool hurried; /* want their peers while they still open their groups */

@@ -1,6 +1,7 @@
 /*
  * Goal: a node with several disks spreads its groups over them by the room that they have; a disk
- * that fails stops its own groups and no other; disks that do not fit together are refused.
+ * that fails stops its own groups and no other; a disk that has grown is used by all of its shards;
+ * disks that do not fit together are refused.
  * Method: a node of the simulated cluster with two or three disks, on one reactor
  * (cluster_world.h); two reactors are in tests/system/cluster_test.py.
  */
@@ -220,12 +221,51 @@ static void lists_are_checked(void **state)
     expect_refusal(many, SL_COUNT_OF(many), -EINVAL, "at most 16");
 }
 
+/* ---- growth ---- */
+
+/* Both shards, the second one although the first has nothing left to do: it grew, and the other
+ * failed, when this was asked before. It never grew then. */
+static void grow_rest_co(struct cluster_world *world)
+{
+    struct sl_target *target = world->nodes[1].target;
+    struct sl_store_statistics before[2], now;
+    char error[512];
+    uint64_t grown_bytes = world->disk_bytes + 64 * SL_MIB;
+    for (unsigned i = 0; i < 2; i++)
+        sl_store_statistics(target->stores[i], &before[i]);
+    assert_int_equal(sl_sim_disk_grow(world->sim, "node1", disk_path(0), grown_bytes), 0);
+    /* What the target asks, in this order. */
+    uint64_t capacity_bytes;
+    assert_int_equal(sl_disk_measure(target->disks[0], &capacity_bytes), 0);
+    assert_int_equal(capacity_bytes, grown_bytes);
+    assert_int_equal(sl_store_grow_co(target->stores[0], capacity_bytes, error, sizeof(error)), 0);
+    sl_target_grow_co(target);
+    for (unsigned i = 0; i < 2; i++) {
+        sl_store_statistics(target->stores[i], &now);
+        assert_true(now.slot_count > before[i].slot_count);
+    }
+}
+
+static void every_shard_grows(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 3, 1);
+    node_end(&world, 1, false);
+    world.shard_count = 2;
+    world.segment_count *= 2;
+    node_format(&world, 1);
+    node_start(&world, 1);
+    assert_int_equal(world.nodes[1].mount_error, 0);
+    world_run(&world, grow_rest_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(groups_are_spread),  cmocka_unit_test(failed_disk_stops_its_groups_only),
         cmocka_unit_test(copies_are_refused), cmocka_unit_test(two_replicas_are_refused),
-        cmocka_unit_test(lists_are_checked),
+        cmocka_unit_test(every_shard_grows),  cmocka_unit_test(lists_are_checked),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
