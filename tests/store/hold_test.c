@@ -9,24 +9,46 @@
 
 static struct store_world world;
 
+static void checkpointed_co(struct store_world *w)
+{
+    while (w->store->checkpoint_running)
+        sl_sleep_co(SL_NS_PER_MS);
+}
+
+/* Writes `blocks` at a time, until a checkpoint has moved what it found in its way. */
+static void move_co(struct store_world *w, struct sl_store_group *other, uint16_t blocks)
+{
+    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
+        assert_int_equal(write_ids_co(w, other, 0, 0, blocks, 1000 * (i + 1)), 0);
+    checkpointed_co(w);
+}
+
+/* One life after another, of a disk with a log of `segments` of 1 MiB. `again_co`: NULL, or the
+ * second one. */
+static void live(unsigned segments, void (*first_co)(struct store_world *),
+                 void (*again_co)(struct store_world *), void *argument)
+{
+    struct sl_sim_config config = {.seed = 1};
+    world_make(&world, &config, DISK_BYTES);
+    world_format(&world, SL_MIB, segments);
+    world_run(&world, first_co, argument);
+    if (again_co != NULL)
+        world_run(&world, again_co, argument);
+    world_free(&world);
+}
+
 /* What is held for a reader stays, all of it, and is there after a crash: also where its first
  * entries were moved in front of those behind them, since they were not committed then. */
 static void held_co(struct store_world *w)
 {
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
     for (unsigned index = 1; index <= 6; index++) {
         if (index == 4)
             wal_roll(w->store);
         world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
     }
-    struct sl_store_group *other = sl_store_group_find(w->store, 4);
-    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
-        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
-    while (w->store->checkpoint_running)
-        sl_sleep_co(SL_NS_PER_MS);
+    move_co(w, other, 40);
     assert_true(store_log_get(group, 1)->generation > store_log_get(group, 4)->generation);
     assert_int_equal(sl_store_apply_co(group, 6), 0);
     sl_store_hold(group, 0, false);
@@ -52,21 +74,17 @@ static void held_late_co(struct store_world *w)
     struct sl_store_wait wait;
     struct sl_iobuf payload;
     uint32_t crcs[2];
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    for (unsigned index = 1; index <= 6; index++)
-        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    world_append_all_co(w, group, 1, 6);
     assert_int_equal(sl_store_apply_co(group, 6), 0);
     /* The checkpoint waits for this one. */
     payload_make_co(w, &payload, 1, 2, 1);
     sl_crc32c_blocks(payload.spans[0].data, 2, crcs);
     struct sl_store_entry entry = {
         .index = 1, .term = 1, .type = SL_ENTRY_WRITE, .block_count = 2, .crcs = crcs};
-    assert_int_equal(sl_store_prepare_co(sl_store_group_find(w->store, 4), SL_ENTRY_WRITE, 0, 0, 2),
-                     0);
-    sl_store_append(sl_store_group_find(w->store, 4), &entry, &payload, &wait);
+    assert_int_equal(sl_store_prepare_co(other, SL_ENTRY_WRITE, 0, 0, 2), 0);
+    sl_store_append(other, &entry, &payload, &wait);
     sl_iobuf_fini(&payload);
     sl_sleep_co(1);
     w->store->checkpoint_wanted = w->store->checkpoint_all = true;
@@ -75,8 +93,7 @@ static void held_late_co(struct store_world *w)
     assert_true(w->store->checkpoint_running && !w->store->apply_forced);
     sl_store_hold(group, 0, false);
     assert_int_equal(sl_store_durable_co(&wait), 0);
-    while (w->store->checkpoint_running)
-        sl_sleep_co(SL_NS_PER_MS);
+    checkpointed_co(w);
     assert_true(w->store->checkpoint_number > 0);
     sl_sim_disk_crash(w->sim, NODE, DISK);
     world_close_co(w);
@@ -101,14 +118,8 @@ static void held_again_co(struct store_world *w)
 
 static void test_held(void **state)
 {
-    struct sl_sim_config config = {.seed = 1};
-    for (unsigned late = 0; late < 2; late++) {
-        world_make(&world, &config, DISK_BYTES);
-        world_format(&world, SL_MIB, 20);
-        world_run(&world, late != 0 ? held_late_co : held_co, NULL);
-        world_run(&world, held_again_co, late != 0 ? NULL : &world);
-        world_free(&world);
-    }
+    live(20, held_co, held_again_co, &world); /* not late */
+    live(20, held_late_co, held_again_co, NULL);
 }
 
 /* What a checkpoint has loaded to move it stays until it is moved, whoever is short of memory: one
@@ -129,22 +140,15 @@ static void moved_co(struct store_world *w)
 {
     struct sl_buf *taken[64];
     unsigned count = 0, together = 0;
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    struct sl_store_group *other = sl_store_group_find(w->store, 4);
-    for (unsigned index = 1; index <= 40; index++)
-        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    world_append_all_co(w, group, 1, 40);
     assert_true(store_spill(w->store));
     while ((taken[count] = sl_buf_alloc(w->node.memory, 256 * SL_KIB, SL_RESERVE_INTAKE)) != NULL)
         count++;
     kicking = true;
     world_spawn(w, kick_co, w);
-    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
-        assert_int_equal(write_ids_co(w, other, 0, 0, 2, 1000 * (i + 1)), 0);
-    while (w->store->checkpoint_running)
-        sl_sleep_co(SL_NS_PER_MS);
+    move_co(w, other, 2);
     kicking = false;
     world_join_co(w);
     assert_int_equal(w->store->statistics.rewritten_count, 40);
@@ -161,30 +165,19 @@ static void moved_co(struct store_world *w)
 
 static void test_moved(void **state)
 {
-    struct sl_sim_config config = {.seed = 1};
-    world_make(&world, &config, DISK_BYTES);
-    world_format(&world, SL_MIB, 10);
-    world_run(&world, moved_co, NULL);
-    world_free(&world);
+    live(10, moved_co, NULL, NULL);
 }
 
 /* One that turns out to be damaged when it is to be moved does not keep the others from that. */
 static void moved_damaged_co(struct store_world *w)
 {
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    struct sl_store_group *other = sl_store_group_find(w->store, 4);
-    for (unsigned index = 1; index <= 5; index++)
-        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    world_append_all_co(w, group, 1, 5);
     assert_true(store_spill(w->store));
     const struct entry *damaged = store_log_get(group, 3);
     sl_sim_disk_data(w->sim, NODE, DISK)[store_entry_offset(w->store, damaged) + 100] ^= 4;
-    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
-        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
-    while (w->store->checkpoint_running)
-        sl_sleep_co(SL_NS_PER_MS);
+    move_co(w, other, 40);
     assert_int_equal(w->store->statistics.rewritten_count, 4);
     assert_int_equal(w->store->checkpoint_number, w->store->statistics.checkpoint_count);
     for (unsigned index = 1; index <= 5; index++) {
@@ -217,12 +210,7 @@ static void moved_damaged_again_co(struct store_world *w)
 
 static void test_moved_damaged(void **state)
 {
-    struct sl_sim_config config = {.seed = 1};
-    world_make(&world, &config, DISK_BYTES);
-    world_format(&world, SL_MIB, 10);
-    world_run(&world, moved_damaged_co, NULL);
-    world_run(&world, moved_damaged_again_co, NULL);
-    world_free(&world);
+    live(10, moved_damaged_co, moved_damaged_again_co, NULL);
 }
 
 /* What is cut off while it is read to be moved is not written behind the cut: there it would be
@@ -239,13 +227,9 @@ static void cut_co(void *argument)
 
 static void moved_cut_co(struct store_world *w)
 {
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    struct sl_store_group *other = sl_store_group_find(w->store, 4);
-    for (unsigned index = 1; index <= 5; index++)
-        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    world_append_all_co(w, group, 1, 5);
     assert_true(store_spill(w->store));
     struct sl_sim_disk_faults *faults = sl_sim_disk_faults(w->sim, NODE, DISK);
     faults->begin_bytes = store_entry_offset(w->store, store_log_get(group, 5));
@@ -253,11 +237,8 @@ static void moved_cut_co(struct store_world *w)
     faults->stuck_per_million = 1000000;
     faults->stuck_ns = 50 * SL_NS_PER_MS;
     world_spawn(w, cut_co, w);
-    for (unsigned i = 0; w->store->statistics.rewritten_count == 0; i++)
-        assert_int_equal(write_ids_co(w, other, 0, 0, 40, 1000 * (i + 1)), 0);
+    move_co(w, other, 40);
     world_join_co(w);
-    while (w->store->checkpoint_running)
-        sl_sleep_co(SL_NS_PER_MS);
     assert_int_equal(w->store->statistics.rewritten_count, 2);
     sl_sim_disk_crash(w->sim, NODE, DISK);
     world_close_co(w);
@@ -275,12 +256,7 @@ static void moved_cut_again_co(struct store_world *w)
 
 static void test_moved_cut(void **state)
 {
-    struct sl_sim_config config = {.seed = 1};
-    world_make(&world, &config, DISK_BYTES);
-    world_format(&world, SL_MIB, 10);
-    world_run(&world, moved_cut_co, NULL);
-    world_run(&world, moved_cut_again_co, NULL);
-    world_free(&world);
+    live(10, moved_cut_co, moved_cut_again_co, NULL);
 }
 
 /* A deleted group's number is free only when the log has nothing of it any more: its old entries
@@ -299,8 +275,7 @@ static void stays_deleted_co(struct store_world *w)
         w->store->checkpoint_wanted = true;
         checkpoint_kick(w->store);
         sl_sleep_co(SL_NS_PER_MS);
-        while (w->store->checkpoint_running)
-            sl_sleep_co(SL_NS_PER_MS);
+        checkpointed_co(w);
     }
     assert_int_equal(wal->tail_generation, deleted + 1);
     assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
@@ -309,12 +284,9 @@ static void stays_deleted_co(struct store_world *w)
 
 static void deleted_co(struct store_world *w)
 {
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    for (unsigned index = 1; index <= 3; index++)
-        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    world_append_all_co(w, group, 1, 3);
     assert_int_equal(sl_store_group_delete_co(group), 0);
     deleted = w->store->wal.head_generation;
     if (w->argument == NULL) {
@@ -333,15 +305,8 @@ static void deleted_again_co(struct store_world *w)
 
 static void test_deleted(void **state)
 {
-    struct sl_sim_config config = {.seed = 1};
-    for (unsigned crash = 0; crash < 2; crash++) {
-        world_make(&world, &config, DISK_BYTES);
-        world_format(&world, SL_MIB, 10);
-        world_run(&world, deleted_co, crash == 0 ? NULL : &world);
-        if (crash != 0)
-            world_run(&world, deleted_again_co, NULL);
-        world_free(&world);
-    }
+    live(10, deleted_co, NULL, NULL);
+    live(10, deleted_co, deleted_again_co, &world); /* with a crash between */
 }
 
 /* ---- a batch as long as they get ---- */

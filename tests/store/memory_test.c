@@ -156,6 +156,34 @@ static void test_uncommitted(void **state)
     world_free(&world);
 }
 
+/* A new group 3 whose first entry has its payload in the log alone. */
+static struct sl_store_group *open_dropped_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    assert_int_equal(write_ids_co(w, group, 0, 0, 1, 1000), 0);
+    store_entry_drop_payload(w->store, store_log_get(group, 1));
+    return group;
+}
+
+/* All that intake may have, until it is given back. */
+static struct sl_buf *taken[4096];
+static unsigned taken_count;
+
+static void take_all(struct store_world *w)
+{
+    struct sl_buf *buf;
+    while ((buf = sl_buf_alloc(w->node.memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE)) != NULL)
+        taken[taken_count++] = buf;
+}
+
+static void give_back(void)
+{
+    while (taken_count > 0)
+        sl_buf_unref(taken[--taken_count]);
+}
+
 /* A reader of the log that waits for memory does not keep checkpoints from getting on; that its
  * entry is gone then is no damage. */
 static void reader_co(void *argument)
@@ -171,15 +199,8 @@ static void reader_co(void *argument)
 
 static void passed_by_co(struct store_world *w)
 {
-    static struct sl_buf *taken[4096];
-    unsigned count = 0;
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    assert_int_equal(write_ids_co(w, group, 0, 0, 1, 1000), 0);
-    store_entry_drop_payload(w->store, store_log_get(group, 1));
-    while ((taken[count] = sl_buf_alloc(w->node.memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE)) != NULL)
-        count++;
+    struct sl_store_group *group = open_dropped_co(w);
+    take_all(w);
     world_spawn(w, reader_co, w);
     sl_sleep_co(SL_NS_PER_MS);
     /* Once around: another batch lies where it was. */
@@ -188,8 +209,7 @@ static void passed_by_co(struct store_world *w)
         assert_int_equal(sl_store_checkpoint_co(w->store), 0);
     }
     assert_null(store_log_get(group, 1));
-    while (count > 0)
-        sl_buf_unref(taken[--count]);
+    give_back();
     world_join_co(w);
     assert_int_equal(w->store->statistics.checksum_error_count, 0);
     world_close_co(w);
@@ -206,23 +226,15 @@ static void test_passed_by(void **state)
  * have to wait for it. */
 static void needs_memory_co(struct store_world *w)
 {
-    static struct sl_buf *taken[4096];
-    unsigned count = 0;
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
-    assert_int_equal(write_ids_co(w, group, 0, 0, 1, 1000), 0);
+    struct sl_store_group *group = open_dropped_co(w);
     assert_int_equal(write_ids_co(w, group, 0, 1, 1, 2000), 0);
     assert_int_equal(sl_store_write_co(group, SL_ENTRY_ZERO, 0, 2, 1, NULL, NULL), 0);
-    store_entry_drop_payload(w->store, store_log_get(group, 1));
     for (unsigned index = 0; index <= 4; index++)
         assert_false(sl_store_entry_needs_memory(group, index));
-    while ((taken[count] = sl_buf_alloc(w->node.memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE)) != NULL)
-        count++;
+    take_all(w);
     for (unsigned index = 0; index <= 4; index++)
         assert_int_equal(sl_store_entry_needs_memory(group, index), index == 1);
-    while (count > 0)
-        sl_buf_unref(taken[--count]);
+    give_back();
     world_close_co(w);
 }
 

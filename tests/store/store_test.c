@@ -486,14 +486,11 @@ static void test_cut_off(void **state)
 /* What was cut off stays so, behind a boundary that passes the cut, too. */
 static void taken_over_co(struct store_world *w)
 {
-    assert_int_equal(world_open_co(w), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 3, 0, 0), 0);
-    assert_int_equal(sl_store_group_create_co(w->store, 4, 0, 0), 0);
-    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
     /* Keeps the segment. */
-    world_append_co(w, sl_store_group_find(w->store, 4), 1, 1, SL_ENTRY_WRITE, 10);
-    for (unsigned index = 1; index <= 9; index++)
-        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+    world_append_co(w, other, 1, 1, SL_ENTRY_WRITE, 10);
+    world_append_all_co(w, group, 1, 9);
     assert_int_equal(sl_store_truncate_co(group, 5), 0);
     assert_int_equal(sl_store_install(group, 7, 3, "the state", 10), 0);
     assert_int_equal(sl_store_checkpoint_co(w->store), 0);
