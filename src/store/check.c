@@ -16,7 +16,7 @@
 
 #define STEP_BLOCKS SL_ENTRY_BLOCKS_MAX
 
-static void say(struct sl_store_findings *findings, const char *text)
+void findings_add(struct sl_store_findings *findings, const char *text)
 {
     findings->count++;
     if (findings->report != NULL)
@@ -56,7 +56,7 @@ static int verify_blocks_co(struct sl_store_group *group, uint32_t number, unsig
                  "from another copy",
                  (unsigned long long)group->id, number, first, sl_error_text(error));
     }
-    say(findings, text);
+    findings_add(findings, text);
     return 0;
 }
 
@@ -97,6 +97,13 @@ static int verify_region_co(struct chunk *chunk, unsigned region,
     return error;
 }
 
+void scrub_pace_co(struct sl_store *store, uint64_t start_ns, uint64_t bytes, uint64_t bytes_per_s)
+{
+    uint64_t due_ns = bytes_per_s != 0 ? start_ns + bytes * SL_NS_PER_S / bytes_per_s : 0;
+    if (due_ns > sl_reactor_clock_ns(store->reactor))
+        (void)sl_wait_queue_until_co(&store->scrub_work, due_ns);
+}
+
 static int scrub_chunks_co(struct sl_store *store, uint64_t bytes_per_s,
                            struct sl_store_findings *findings, const bool *stop)
 {
@@ -111,13 +118,8 @@ static int scrub_chunks_co(struct sl_store *store, uint64_t bytes_per_s,
             store->statistics.scrub_block_count += findings->block_count - before;
             if (error < 0)
                 return error;
-            if (bytes_per_s == 0)
-                continue;
-            uint64_t bytes = (findings->block_count - first) * SL_BLOCK_BYTES;
-            uint64_t due_ns = start_ns + bytes * SL_NS_PER_S / bytes_per_s;
-            uint64_t now_ns = sl_reactor_clock_ns(store->reactor);
-            if (due_ns > now_ns)
-                (void)sl_wait_queue_until_co(&store->scrub_work, due_ns);
+            scrub_pace_co(store, start_ns, (findings->block_count - first) * SL_BLOCK_BYTES,
+                          bytes_per_s);
         }
     }
     return 0;
@@ -192,7 +194,7 @@ static int check_superblocks_co(struct sl_store *store, struct sl_store_findings
         if (result < 0) {
             snprintf(text, sizeof(text), "the superblock at byte %llu is bad: %s",
                      (unsigned long long)places[i], why);
-            say(findings, text);
+            findings_add(findings, text);
         }
     }
     free(parsed);
@@ -242,7 +244,7 @@ static int check_roots_co(struct sl_store *store, struct sl_store_findings *find
         if (error < 0) {
             snprintf(text, sizeof(text), "copy %u of shard %u's root %llu is bad: %s", copy - first,
                      store->config.shard, (unsigned long long)store->root_sequence, why);
-            say(findings, text);
+            findings_add(findings, text);
         }
     }
     return 0;
@@ -270,7 +272,7 @@ static int check_slots_co(struct sl_store *store, struct sl_store_findings *find
                 snprintf(text, sizeof(text), "slot %u of chunk %u of group %llu %s", slot,
                          chunk->number, (unsigned long long)chunk->group->id,
                          in_root ? "belongs to two regions" : "is free, says the root");
-                say(findings, text);
+                findings_add(findings, text);
             }
             seen[slot] = 1;
         }
@@ -281,7 +283,7 @@ static int check_slots_co(struct sl_store *store, struct sl_store_findings *find
     if (error == 0 && used > known) {
         snprintf(text, sizeof(text), "shard %u: %u slots are in use and belong to nobody",
                  store->config.shard, used - known);
-        say(findings, text);
+        findings_add(findings, text);
     }
     free(seen);
     return error;
@@ -294,7 +296,7 @@ static void check_logs(struct sl_store *store, struct sl_store_findings *finding
     if (store->statistics.missing_batch_count > 0) {
         snprintf(text, sizeof(text), "shard %u: %llu acknowledged batches of the log are missing",
                  store->config.shard, (unsigned long long)store->statistics.missing_batch_count);
-        say(findings, text);
+        findings_add(findings, text);
     }
     for (uint64_t after = 0; (group = sl_store_group_next(store, after)) != NULL;
          after = group->id) {
@@ -305,7 +307,7 @@ static void check_logs(struct sl_store *store, struct sl_store_findings *finding
             snprintf(text, sizeof(text), "entry %llu of group %llu is %s",
                      (unsigned long long)index, (unsigned long long)group->id,
                      entry == NULL ? "missing" : "damaged");
-            say(findings, text);
+            findings_add(findings, text);
         }
     }
 }

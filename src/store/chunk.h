@@ -59,6 +59,10 @@ int apply_chunk_co(struct chunk *chunk);
 /* Starts the coroutines that apply. */
 int appliers_start(struct sl_store *store);
 void appliers_kick(struct sl_store *store);
+/* check.c: counts a finding and reports it. */
+void findings_add(struct sl_store_findings *findings, const char *text);
+/* check.c: waits until a scrub that has read `bytes` since start_ns has not been too fast. */
+void scrub_pace_co(struct sl_store *store, uint64_t start_ns, uint64_t bytes, uint64_t bytes_per_s);
 /* scrub_log.c: as sl_store_scrub_co(), of the log. What is found is not needed any more on return.
  */
 int scrub_log_co(struct sl_store *store, uint64_t bytes_per_s, struct sl_store_findings *findings,

@@ -127,6 +127,18 @@ bool sl_batch_next(const void *block, uint32_t *offset, struct sl_record *record
     return true;
 }
 
+bool sl_record_payload_matches(const struct sl_record *record, const uint8_t *payload)
+{
+    const uint8_t *block = payload + (uint64_t)record->payload_first * SL_BLOCK_BYTES;
+    for (unsigned k = 0; record->crcs != NULL && k < record->block_count; k++) {
+        uint32_t crc;
+        memcpy(&crc, record->crcs + 4 * k, sizeof(crc)); /* header: checksum */
+        if (sl_crc32c(0, block + k * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != crc)
+            return false;
+    }
+    return true;
+}
+
 /* `left` bytes of records at `at`, at least a head: what is wrong with the first, or NULL. */
 static const char *check_size(const uint8_t *at, uint32_t left)
 {

@@ -119,5 +119,8 @@ int sl_batch_parse(const void *block, const struct sl_batch_place *place,
                    struct sl_batch_header *header, const char **why);
 /* The records of a block that was parsed; `offset` begins as 0. False: no more. */
 bool sl_batch_next(const void *block, uint32_t *offset, struct sl_record *record);
+/* Whether the record's blocks (there may be none) are what its checksums say. `payload`: all of its
+ * batch's. */
+bool sl_record_payload_matches(const struct sl_record *record, const uint8_t *payload);
 
 #endif

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/crc32c.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "store/chunk.h"
@@ -77,15 +76,10 @@ static void check_payload(struct found *found, const uint8_t *payload)
     struct sl_record record;
     uint32_t offset = 0;
     for (unsigned i = 0; sl_batch_next(found->block, &offset, &record); i++) {
-        for (unsigned k = 0; record.crcs != NULL && k < record.block_count; k++) {
-            uint32_t crc;
-            memcpy(&crc, record.crcs + 4 * k, sizeof(crc)); /* header: checksum */
-            const uint8_t *block = payload + (record.payload_first + k) * SL_BLOCK_BYTES;
-            if (sl_crc32c(0, block, SL_BLOCK_BYTES) != crc) {
-                found->bad = true;
-                found->bad_records[i / 64] |= UINT64_C(1) << i % 64;
-            }
-        }
+        if (sl_record_payload_matches(&record, payload))
+            continue;
+        found->bad = true;
+        found->bad_records[i / 64] |= UINT64_C(1) << i % 64;
     }
 }
 

@@ -9,9 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "core/crc32c.h"
 #include "core/error.h"
 #include "store/chunk.h"
 
@@ -26,19 +24,15 @@ struct walk {
     uint64_t read_bytes;
     struct sl_buf *header, *payload;
     struct sl_store_findings *findings;
-    bool damaged;
 };
 
 static void found(struct walk *walk, const char *what, uint64_t sequence)
 {
     char text[160];
-    walk->damaged = true;
-    walk->findings->count++;
     snprintf(text, sizeof(text), "batch %llu of the log, in the segment at byte %llu, %s",
              (unsigned long long)sequence,
              (unsigned long long)wal_segment_offset(walk->store, walk->generation), what);
-    if (walk->findings->report != NULL)
-        walk->findings->report(walk->findings->argument, text);
+    findings_add(walk->findings, text);
 }
 
 static bool is_gone(const struct walk *walk)
@@ -78,13 +72,8 @@ static bool payload_matches(const struct walk *walk)
     struct sl_record record;
     uint32_t offset = 0;
     while (sl_batch_next(walk->header->data, &offset, &record)) {
-        for (unsigned k = 0; record.crcs != NULL && k < record.block_count; k++) {
-            uint32_t crc;
-            memcpy(&crc, record.crcs + 4 * k, sizeof(crc)); /* header: checksum */
-            if (sl_crc32c(0, walk->payload->data + (record.payload_first + k) * SL_BLOCK_BYTES,
-                          SL_BLOCK_BYTES) != crc)
-                return false;
-        }
+        if (!sl_record_payload_matches(&record, walk->payload->data))
+            return false;
     }
     return true;
 }
@@ -143,10 +132,8 @@ static int segment_co(struct walk *walk, uint64_t bytes_per_s, const bool *stop)
             break;
         }
         step = batch_co(walk, position);
-        uint64_t due_ns =
-            bytes_per_s != 0 ? start_ns + walk->read_bytes * SL_NS_PER_S / bytes_per_s : 0;
-        if (step >= 0 && due_ns > sl_reactor_clock_ns(store->reactor))
-            (void)sl_wait_queue_until_co(&store->scrub_work, due_ns);
+        if (step >= 0)
+            scrub_pace_co(store, start_ns, walk->read_bytes, bytes_per_s);
     }
     for (uint64_t i = 0; step >= 0 && i < walk->end - walk->first; i++) {
         if (walk->seen[i] != SOUND)
@@ -164,15 +151,13 @@ int scrub_log_co(struct sl_store *store, uint64_t bytes_per_s, struct sl_store_f
     struct sl_memory *memory = store->config.memory;
     walk.header = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_ADMISSION);
     int error = walk.header == NULL ? -ENOMEM : 0;
-    uint64_t end = store->wal.head_generation + 1;
-    for (uint64_t generation = store->wal.tail_generation; error == 0 && generation < end;
-         generation++) {
-        walk.generation = sl_max(generation, store->wal.tail_generation);
-        generation = walk.generation;
+    uint64_t end = store->wal.head_generation + 1, before = findings->count;
+    for (walk.generation = store->wal.tail_generation; error == 0 && walk.generation < end;
+         walk.generation = sl_max(walk.generation + 1, store->wal.tail_generation))
         error = segment_co(&walk, bytes_per_s, stop);
-    }
     sl_buf_unref(walk.header);
-    if (walk.damaged && !store->config.read_only && store->failed == 0 && !store->stopping)
+    if (findings->count > before && !store->config.read_only && store->failed == 0 &&
+        !store->stopping)
         (void)sl_store_checkpoint_co(store);
     return error == -ECANCELED ? 0 : error;
 }
