@@ -44,6 +44,26 @@ def finish(world, initiator):
     expect("data is valid" in output, output)
 
 
+def kill_leaders(cluster, journal):
+    """kill -9 of the leader of one group, of the other; how long the client's next operations took."""
+    gaps = []
+    for group in (1, 2):
+        victim = cluster.leader(group)
+        cluster.kill(victim)
+        gaps.append(journal.progress(40, HANG))
+        cluster.start(victim)
+        cluster.ready(victim)
+        cluster.wait_equal_enough()
+    return gaps
+
+
+def refused(world, target, *words):
+    """A target that was started ends by itself, and says why."""
+    world.forget(target)
+    status = target.process.wait(60 * SLOW)
+    expect(status == 1 and all(word in target.text() for word in words), f"{status}, not said: {words}:\n{target.text()}")
+
+
 def test_create(programs):
     """Nothing is made without being asked; being asked twice does no harm."""
     with World(programs[:3]) as world:
@@ -76,13 +96,7 @@ def test_kill(programs):
         gaps = []
         for _ in range(2):
             initiator = validity(world)
-            for group in (1, 2):
-                victim = cluster.leader(group)
-                cluster.kill(victim)
-                gaps.append(journal.progress(40, HANG))
-                cluster.start(victim)
-                cluster.ready(victim)
-                cluster.wait_equal_enough()
+            gaps += kill_leaders(cluster, journal)
             finish(world, initiator)
         journal.finish()
         verify(programs, world)
@@ -96,13 +110,7 @@ def test_follower_reads(programs):
         cluster.start_gateway("--follower-reads")
         journal = load(programs, world)
         initiator = validity(world)
-        for group in (1, 2):
-            victim = cluster.leader(group)
-            cluster.kill(victim)
-            journal.progress(40, HANG)
-            cluster.start(victim)
-            cluster.ready(victim)
-            cluster.wait_equal_enough()
+        kill_leaders(cluster, journal)
         finish(world, initiator)
         journal.finish()
         verify(programs, world)
@@ -299,19 +307,12 @@ def test_other_cluster(programs):
         world.run("--operation", "write", "--run-limit-operation-count", 1, "-c", "plain", "--control-timeout", "1s", status=1)
         cluster.stop(3)
 
-        def refused(*words):
-            target = world.serve("refused", [world.target_program, "-d", LINK, "--cluster", cluster.file, "--node", "3",
-                                             "--storage", f"store:{path}"])
-            world.forget(target)
-            status = target.process.wait(60 * SLOW)
-            expect(status == 1 and all(word in target.text() for word in words), f"{status}:\n{target.text()}")
-
         path = world.file("others", 64 * MIB)
         cluster.run("disk", "format", "--segment", "4M", "--cluster", other, path)
-        refused(path, "another cluster")
+        refused(world, cluster.serve(3, [path]), "another cluster")
         # A small disk's log takes no write of 1 MiB: the group stopped at the first one, with EINVAL at the client.
         cluster.run("disk", "format", "--force", "--cluster", cluster.file, path)
-        refused(path, "--segment 4M")
+        refused(world, cluster.serve(3, [path]), "--segment 4M")
         target = world.serve("stranger", [world.target_program, "-d", LINK, "--cluster", other, "--node", "3", "--storage",
                                           f"store:{cluster.disk(3)}"])
         target.wait_for("another cluster")
@@ -333,20 +334,16 @@ def test_disks(programs):
             text = cluster.run("disk", "inspect", path)
             expect(len(set(re.findall(r"group (\d+): log behind", text))) == 2, text)
 
-        def refused(disks, *words):
-            cluster.start(1, disks=disks)
-            target = cluster.targets.pop(1)
-            world.forget(target)
-            status = target.process.wait(60 * SLOW)
-            expect(status == 1 and all(word in target.text() for word in words), f"{disks}: {status}:\n{target.text()}")
+        def disks_refused(disks, *words):
+            refused(world, cluster.serve(1, disks), *words)
 
-        refused([second, first], "the order of --storage", first)
-        refused([first], "number of reactors")
-        refused([first, first], "are one disk")
-        refused([first, f"{world.directory}/none"], f"{world.directory}/none", "No such file")
+        disks_refused([second, first], "the order of --storage", first)
+        disks_refused([first], "number of reactors")
+        disks_refused([first, first], "are one disk")
+        disks_refused([first, f"{world.directory}/none"], f"{world.directory}/none", "No such file")
         for superblock in (0, 65536):
             turn(second, superblock + 100)
-        refused([first, second], f"storage '{second}'", "checksum is wrong")
+        disks_refused([first, second], f"storage '{second}'", "checksum is wrong")
         for superblock in (0, 65536):
             turn(second, superblock + 100)
         cluster.start(1)
@@ -368,14 +365,7 @@ def test_alone(programs):
         cluster.stop(1)
         path = cluster.disk(1)
 
-        def refused(command, *words):
-            target = world.serve("refused", command)
-            world.forget(target)
-            status = target.process.wait(60 * SLOW)
-            expect(status == 1 and all(word in target.text() for word in words), f"{command}: {status}:\n{target.text()}")
-
-        listen = ("-d", "tcp", "--listen", "127.0.0.1:0", "--storage")
-        refused([world.target_program, *listen, f"store:{path}"], path, "replica of group 1", "--cluster")
+        refused(world, world.target("tcp", f"store:{path}"), path, "replica of group 1", "--cluster")
         expect("through a gateway" in cluster.run("disk", "dump", path, status=1), "dump")
         with open(path, "ab") as file:
             file.truncate(os.path.getsize(path) + 64 * MIB)
@@ -396,8 +386,7 @@ def test_alone(programs):
             server.stop()
             world.forget(server)
         cluster.stop(2)
-        refused([world.target_program, "--cluster", cluster.file, "--node", "2", "--storage", f"store:{alone}"], alone,
-                "without --cluster")
+        refused(world, cluster.serve(2, [alone]), alone, "without --cluster")
         cluster.start(2)
         cluster.ready(2)
 

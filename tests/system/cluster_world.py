@@ -98,9 +98,12 @@ class Cluster:
             self.run("disk", "format", "--shards", max(1, self.reactors // self.disks), "--log",
                      f"{self.log_bytes_of(node) // self.disks // MIB}M", "--segment", "4M", path)
 
-    def start(self, node, *more, disks=None):
-        paths = disks or [self.disk(node, number) for number in range(self.disks)]
-        self.targets[node] = self.world.serve(f"node{node}-", [
+    def start(self, node, *more):
+        self.targets[node] = self.serve(node, [self.disk(node, number) for number in range(self.disks)], *more)
+
+    def serve(self, node, paths, *more):
+        """A target for the node with these disks; it is not one of the cluster's yet."""
+        return self.world.serve(f"node{node}-", [
             *self.prefix(node), self.world.target_program, "-d", LINK, "--cluster", self.servers_file, "--node", node,
             "--reactors", self.reactors,
             *[part for path in paths for part in ("--storage", f"store:{path}")], *more])
