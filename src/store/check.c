@@ -99,7 +99,10 @@ static int verify_region_co(struct chunk *chunk, unsigned region,
 
 void scrub_pace_co(struct sl_store *store, uint64_t start_ns, uint64_t bytes, uint64_t bytes_per_s)
 {
-    uint64_t due_ns = bytes_per_s != 0 ? start_ns + bytes * SL_NS_PER_S / bytes_per_s : 0;
+    if (bytes_per_s == 0)
+        return;
+    /* Of 18 GiB their product has more than 64 bits. */
+    uint64_t due_ns = start_ns + (uint64_t)((unsigned __int128)bytes * SL_NS_PER_S / bytes_per_s);
     if (due_ns > sl_reactor_clock_ns(store->reactor))
         (void)sl_wait_queue_until_co(&store->scrub_work, due_ns);
 }

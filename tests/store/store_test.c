@@ -868,6 +868,25 @@ static void test_scrub(void **state)
     world_free(&world);
 }
 
+/* A pass of more than 18 GiB went on as fast as the disk could, its bytes times 10^9 being less. */
+static void pace_co(struct store_world *w)
+{
+    assert_int_equal(world_open_co(w), 0);
+    uint64_t begin_ns = sl_reactor_clock_ns(w->store->reactor);
+    scrub_pace_co(w->store, begin_ns, 20 * SL_GIB, 0);
+    assert_int_equal(sl_reactor_clock_ns(w->store->reactor), begin_ns);
+    scrub_pace_co(w->store, begin_ns, 20 * SL_GIB, SL_GIB);
+    assert_int_equal(sl_reactor_clock_ns(w->store->reactor), begin_ns + 20 * SL_NS_PER_S);
+    world_close_co(w);
+}
+
+static void test_pace(void **state)
+{
+    start();
+    world_run(&world, pace_co, NULL);
+    world_free(&world);
+}
+
 /* The very last batch, for which none vouches: cannot be told from a torn end. As documented. */
 static void test_log_end(void **state)
 {
@@ -949,13 +968,13 @@ int main(void)
         cmocka_unit_test(test_wrap),        cmocka_unit_test(test_full),
         cmocka_unit_test(test_log_absurd),  cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_root_copies), cmocka_unit_test(test_scrub),
-        cmocka_unit_test(test_grow),        cmocka_unit_test(test_ahead),
-        cmocka_unit_test(test_scrub_log),   cmocka_unit_test(test_kept),
-        cmocka_unit_test(test_log),         cmocka_unit_test(test_delete),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_log_payload),
-        cmocka_unit_test(test_log_header),  cmocka_unit_test(test_log_end),
-        cmocka_unit_test(test_roots),       cmocka_unit_test(test_cut_off),
-        cmocka_unit_test(test_taken_over),
+        cmocka_unit_test(test_pace),        cmocka_unit_test(test_grow),
+        cmocka_unit_test(test_ahead),       cmocka_unit_test(test_scrub_log),
+        cmocka_unit_test(test_kept),        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_delete),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_log_payload), cmocka_unit_test(test_log_header),
+        cmocka_unit_test(test_log_end),     cmocka_unit_test(test_roots),
+        cmocka_unit_test(test_cut_off),     cmocka_unit_test(test_taken_over),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
