@@ -313,12 +313,26 @@ static void fail_one_co(struct sl_replica *replica)
     if (replica->failed || !replica->opened)
         return;
     (void)sl_replica_event_co(replica, &event);
+    if (replica->failed) /* somebody else has said so meanwhile */
+        return;
     replica->failed = true;
     sl_replica_stop(replica);
     sl_log_error("raft",
                  "group %u has stopped here: its log could not be written; restart the "
                  "target when its disk is well, or replace the disk",
                  replica->group);
+}
+
+static struct sl_replica *next_to_fail(const struct sl_target_cluster *cluster,
+                                       const struct sl_store *store)
+{
+    sl_list_for_each(node, &cluster->replicas)
+    {
+        struct sl_replica *replica = sl_list_entry(node, struct sl_replica, node);
+        if (replica->store == store && replica->opened && !replica->failed)
+            return replica;
+    }
+    return NULL;
 }
 
 void sl_cluster_store_failed_co(struct sl_replica *replica)
@@ -330,12 +344,9 @@ void sl_cluster_store_failed_co(struct sl_replica *replica)
     fail_one_co(replica);
     if (sl_store_failed(store) == 0)
         return;
-    sl_list_for_each(node, &cluster->replicas)
-    {
-        struct sl_replica *other = sl_list_entry(node, struct sl_replica, node);
-        if (other->store == store)
-            fail_one_co(other);
-    }
+    /* Looked for anew each time: what cannot be opened goes from the list meanwhile. */
+    while ((replica = next_to_fail(cluster, store)) != NULL)
+        fail_one_co(replica);
 }
 
 void sl_cluster_checkpointing(void *context, struct sl_store *store)

@@ -260,12 +260,60 @@ static void every_shard_grows(void **state)
     world_close(&world);
 }
 
+/* ---- groups that end with their disk ---- */
+
+static bool has_ended;
+
+static void fail_store_co(void *argument)
+{
+    sl_cluster_store_failed_co(argument);
+    has_ended = true;
+}
+
+/* One that is being opened cannot be, and is freed while another of its disk ends: it was the next
+ * one that was to end. */
+static void opening_ends_co(struct cluster_world *world)
+{
+    assert_int_equal(create_co(world, GROUP, 1), 0);
+    assert_int_equal(create_co(world, OTHER, 1), 0);
+    sl_sleep_co(SL_NS_PER_S);
+    struct sl_target_cluster *cluster = world->nodes[1].target->cluster;
+    struct sl_replica *first = sl_cluster_find(cluster, GROUP);
+    struct sl_replica *second = sl_cluster_find(cluster, OTHER);
+    struct sl_replica opening = {.cluster = cluster, .store = first->store};
+    struct sl_store_group_status status;
+    sl_sim_disk_faults(world->sim, world->nodes[1].name, DISK_PATH)->full = true;
+    sl_store_group_status(first->log, &status);
+    assert_int_equal(sl_store_vote_co(first->log, status.term, status.vote), -ENOSPC);
+    sl_list_append(&cluster->replicas, &opening.node);
+    assert_false(first->failed || second->failed || second->locked);
+    second->locked = true;
+    has_ended = false;
+    assert_int_equal(sl_co_spawn(world->nodes[1].node.reactor, fail_store_co, first), 0);
+    sl_sleep_co(SL_NS_PER_MS);
+    assert_true(first->failed && !second->failed && !has_ended);
+    sl_list_remove(&opening.node);
+    memset(&opening, 0xff, sizeof(opening)); /* freed */
+    assert_true(sl_wait_queue_wake_one(&second->lock, 0));
+    sl_sleep_co(SL_NS_PER_MS);
+    assert_true(second->failed && has_ended);
+}
+
+static void opening_ends(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 9, 1);
+    world_run(&world, opening_ends_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(groups_are_spread),  cmocka_unit_test(failed_disk_stops_its_groups_only),
         cmocka_unit_test(copies_are_refused), cmocka_unit_test(two_replicas_are_refused),
         cmocka_unit_test(every_shard_grows),  cmocka_unit_test(lists_are_checked),
+        cmocka_unit_test(opening_ends),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
