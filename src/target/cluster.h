@@ -210,6 +210,9 @@ struct sl_cluster_peer *sl_peer_find(struct sl_target_cluster *cluster, uint32_t
 uint32_t sl_peer_reactor(const struct sl_cluster_peer *peer, uint32_t group);
 /* Usable now, or NULL (and it is being made). */
 struct sl_connection *sl_peer_connect(struct sl_cluster_peer *peer, uint32_t reactor);
+/* To where the group lies on that node: usable now, or NULL, also if there is no such node. */
+struct sl_connection *sl_peer_of_group(struct sl_target_cluster *cluster, uint32_t node,
+                                       uint32_t group);
 /* A target said hello on an incoming connection: what it is answered. */
 int sl_peer_hello(struct sl_target_cluster *cluster, struct sl_received *received,
                   union sl_capsule *reply, uint32_t *node);

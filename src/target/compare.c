@@ -68,9 +68,8 @@ static void fill(const struct walk *walk, enum sl_compare_step step, uint64_t ap
 static int ask_co(struct walk *walk, unsigned member, struct sl_capsule_compare *body)
 {
     const struct sl_raft_member *to = &walk->config.members[member];
-    struct sl_cluster_peer *peer = sl_peer_find(walk->cluster, to->node);
     struct sl_connection *connection =
-        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, walk->replica->group)) : NULL;
+        sl_peer_of_group(walk->cluster, to->node, walk->replica->group);
     struct sl_span span = sl_buf_span(walk->page, 0, SL_BLOCK_BYTES);
     union sl_capsule request = {0}, reply;
     if (connection == NULL)

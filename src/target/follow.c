@@ -20,10 +20,10 @@ int sl_follow_barrier_co(struct sl_replica *replica)
     struct sl_capsule_read_index *body = (void *)&request;
     const struct sl_capsule_read_index *answer = (const void *)&reply;
     sl_raft_get_status(replica->raft, &status);
-    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, status.leader.node);
-    if (status.leader.id == 0 || peer == NULL || replica->copying != 0 || replica->failed)
+    if (status.leader.id == 0 || replica->copying != 0 || replica->failed)
         return -SL_E_MOVED;
-    struct sl_connection *connection = sl_peer_connect(peer, sl_peer_reactor(peer, replica->group));
+    struct sl_connection *connection =
+        sl_peer_of_group(replica->cluster, status.leader.node, replica->group);
     if (connection == NULL)
         return -SL_E_MOVED;
     body->header.type = SL_CAPSULE_RAFT;

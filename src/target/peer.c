@@ -189,6 +189,13 @@ uint32_t sl_peer_reactor(const struct sl_cluster_peer *peer, uint32_t group)
     return peer->known ? group % peer->reactor_count : 0;
 }
 
+struct sl_connection *sl_peer_of_group(struct sl_target_cluster *cluster, uint32_t node,
+                                       uint32_t group)
+{
+    struct sl_cluster_peer *peer = sl_peer_find(cluster, node);
+    return peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, group)) : NULL;
+}
+
 /* ---- heartbeats of all groups together ---- */
 
 static int beat_co(struct sl_cluster_peer *peer, struct sl_connection *connection,

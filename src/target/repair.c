@@ -40,9 +40,8 @@ struct fetch {
 static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint64_t index, uint32_t chunk,
                   uint16_t first_block, uint16_t block_count)
 {
-    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, fetch->from);
     struct sl_connection *connection =
-        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, replica->group)) : NULL;
+        sl_peer_of_group(replica->cluster, fetch->from, replica->group);
     union sl_capsule request = {0}, reply;
     struct sl_capsule_fetch *body = (void *)&request;
     if (connection == NULL)
@@ -143,9 +142,7 @@ bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16
 static int give_co(struct sl_replica *replica, const struct sl_capsule_fetch *asked, uint32_t node,
                    struct sl_buf *buf, struct sl_buf *page)
 {
-    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, node);
-    struct sl_connection *connection =
-        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, replica->group)) : NULL;
+    struct sl_connection *connection = sl_peer_of_group(replica->cluster, node, replica->group);
     union sl_capsule request = {0}, reply;
     struct sl_capsule_fetch *body = (void *)&request;
     struct sl_span span = sl_buf_span(buf, 0, asked->block_count * SL_BLOCK_BYTES);
@@ -163,7 +160,7 @@ static int give_co(struct sl_replica *replica, const struct sl_capsule_fetch *as
         (struct sl_capsule_header){.type = SL_CAPSULE_RAFT, .length_bytes = sizeof(*body)};
     body->op = SL_RAFT_OP_GIVE;
     /* It may have died while the disk was read. */
-    connection = sl_peer_connect(peer, sl_peer_reactor(peer, replica->group));
+    connection = sl_peer_of_group(replica->cluster, node, replica->group);
     if (connection == NULL)
         return -ENOTCONN;
     error = sl_fabric_describe(replica->cluster->fabric, span.region, span.data, span.length_bytes,

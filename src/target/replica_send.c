@@ -40,9 +40,7 @@ struct append_job {
 
 static struct raft_call *call_make(struct sl_replica *replica, uint32_t node)
 {
-    struct sl_cluster_peer *peer = sl_peer_find(replica->cluster, node);
-    struct sl_connection *connection =
-        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, replica->group)) : NULL;
+    struct sl_connection *connection = sl_peer_of_group(replica->cluster, node, replica->group);
     struct raft_call *call = connection != NULL ? calloc(1, sizeof(*call)) : NULL;
     if (call == NULL)
         return NULL;

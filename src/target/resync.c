@@ -269,9 +269,8 @@ static int end_co(struct source *source)
 static int resync_co(struct source *source)
 {
     struct sl_memory *memory = source->replica->cluster->target->memory;
-    struct sl_cluster_peer *peer = sl_peer_find(source->replica->cluster, source->to.node);
     struct sl_connection *connection =
-        peer != NULL ? sl_peer_connect(peer, sl_peer_reactor(peer, source->replica->group)) : NULL;
+        sl_peer_of_group(source->replica->cluster, source->to.node, source->replica->group);
     if (connection == NULL)
         return -ENOTCONN;
     sl_connection_ref(connection);
