@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "target/cluster.h"
 #include "target/compare.h"
+#include "target/peer.h"
 #include "target/replica_state.h"
 
 /* Failover within 2 s: a follower campaigns after T to 2 T. */

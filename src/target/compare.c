@@ -18,6 +18,7 @@
 #include "core/log.h"
 #include "core/trace.h"
 #include "store/format_meta.h"
+#include "target/peer.h"
 
 /* Between two passes, as the scrub. */
 #define PASS_PAUSE_NS (600 * SL_NS_PER_S)

@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "core/error.h"
+#include "target/peer.h"
 
 int sl_follow_barrier_co(struct sl_replica *replica)
 {

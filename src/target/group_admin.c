@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "fabric/group_admin.h"
 #include "target/cluster.h"
+#include "target/peer.h"
 #include "target/replica_state.h"
 
 _Static_assert(SL_GROUP_MEMBERS_MAX == SL_RAFT_MEMBERS_MAX, "one limit");

@@ -18,6 +18,7 @@
 #include "target/cluster.h"
 #include "target/entry_extra.h"
 #include "target/follow.h"
+#include "target/peer.h"
 
 /* ---- answers ---- */
 

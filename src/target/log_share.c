@@ -10,6 +10,7 @@
 #include "target/log_share.h"
 
 #include "target/cluster.h"
+#include "target/peer.h"
 
 void sl_gate_init(struct sl_gate *gate)
 {

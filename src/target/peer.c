@@ -3,13 +3,14 @@
  * say on connections of its own making; a coroutine for each keeps it up, with back-off. The first
  * thing said is who one is: node, cluster, disk, and how groups lie on its reactors.
  */
+#include "target/peer.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/error.h"
 #include "core/log.h"
-#include "target/cluster.h"
 
 #define CONNECT_TIMEOUT_NS (2 * SL_NS_PER_S)
 #define RETRY_LEAST_NS     (20 * SL_NS_PER_MS)
@@ -81,14 +82,25 @@ static const char *hello_problem(int error)
     }
 }
 
+/* Each of its reactors tells the least of its own logs. Another process may have other disks. */
+static void learn_waiting(struct sl_cluster_peer *peer, const struct sl_capsule_raft_hello *hello)
+{
+    if (peer->waiting_instance != hello->instance)
+        peer->waiting_kib = 0;
+    peer->waiting_instance = hello->instance;
+    if (hello->waiting_kib != 0 &&
+        (peer->waiting_kib == 0 || hello->waiting_kib < peer->waiting_kib))
+        peer->waiting_kib = hello->waiting_kib;
+    sl_cluster_share_logs(peer->cluster);
+}
+
 static void learn(struct sl_cluster_peer *peer, const union sl_capsule *capsule)
 {
     const struct sl_capsule_raft_hello *hello = (const void *)capsule;
-    struct sl_target_cluster *cluster = peer->cluster;
+    const struct sl_target_cluster *cluster = peer->cluster;
     peer->known = true;
     peer->reactor_count = hello->reactor_count;
-    peer->waiting_kib = hello->waiting_kib;
-    sl_cluster_share_logs(cluster);
+    learn_waiting(peer, hello);
     /* A shared heartbeat needs the same groups on one reactor at both ends. */
     bool same = peer->reactor_count == cluster->target->storage->config.reactor_count;
     if (sl_raft_links_allow(cluster->links, peer->node, same))

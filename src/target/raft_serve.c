@@ -17,6 +17,7 @@
 #include "target/compare.h"
 #include "target/entry_extra.h"
 #include "target/follow.h"
+#include "target/peer.h"
 #include "target/resync_capsule.h"
 
 /* Entries of one APPEND: as many records as a page has room for. */

@@ -17,6 +17,7 @@
 #include "store/format_meta.h"
 #include "target/compare.h"
 #include "target/follow.h"
+#include "target/peer.h"
 #include "target/resync_capsule.h"
 
 /* A giver that lags waits so long for the asker's index. */

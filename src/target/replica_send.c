@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/peer.h"
 
 /* Spans of the payload of one message that is READ: their pieces share a page with the records. */
 #define PIECES_MAX 64u

@@ -18,6 +18,7 @@
 #include "core/log.h"
 #include "core/size.h"
 #include "target/cluster.h"
+#include "target/peer.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
 

@@ -20,6 +20,7 @@
 #include "core/log.h"
 #include "fabric/statistics.h"
 #include "target/cluster.h"
+#include "target/peer.h"
 #include "target/private.h"
 
 /* One gateway connection. Freed when it is closed and nothing of it is in flight. */

@@ -18,7 +18,7 @@
 #include "core/log.h"
 #include "fabric/group_admin.h"
 #include "sim/sim_disk.h"
-#include "target/cluster.h"
+#include "target/peer.h"
 
 #define WORLD_NODES  5
 #define DISK_PATH    "sim:disk" /* the first; the others: disk_path() */

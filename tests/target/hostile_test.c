@@ -262,6 +262,28 @@ static void others_co(struct cluster_world *world)
     hang_up_co();
 }
 
+static uint32_t told_co(struct cluster_world *world, uint32_t waiting_kib, uint64_t instance)
+{
+    union sl_capsule request, reply;
+    struct sl_capsule_raft_hello *hello = hello_of(world, &request, 3);
+    hello->waiting_kib = waiting_kib;
+    hello->instance = instance;
+    assert_int_equal(send_co(world, 1, &request, false, &reply), 0);
+    hang_up_co();
+    return sl_peer_find(world->nodes[1].target->cluster, 3)->waiting_kib;
+}
+
+/* Each reactor of a node tells of its own logs, and the last that said hello was believed. */
+static void waiting_co(struct cluster_world *world)
+{
+    assert_int_equal(told_co(world, 300, 0xbad), 300);
+    assert_int_equal(told_co(world, 200, 0xbad), 200);
+    assert_int_equal(told_co(world, 400, 0xbad), 200);
+    assert_int_equal(told_co(world, 0, 0xbad), 200);
+    assert_int_equal(told_co(world, 400, 0xbae), 400); /* it came back with another disk */
+    assert_int_equal(told_co(world, 0, 0xbaf), 0);
+}
+
 /* Comparisons of what is not there, by who is none of the group; blocks condemned by a guess. */
 static void compare_co(struct cluster_world *world)
 {
@@ -440,6 +462,7 @@ static void hostile_peers(void **state)
     world_run(&world, others_co);
     world_run(&world, many_terms_co);
     world_run(&world, expect_kept_co);
+    world_run(&world, waiting_co);
     world_run(&world, compare_co);
     world_run(&world, random_co);
     world_run(&world, expect_kept_co);
