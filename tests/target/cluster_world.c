@@ -424,6 +424,49 @@ void world_run(struct cluster_world *world, void (*body_co)(struct cluster_world
     }
 }
 
+struct errand {
+    struct cluster_world *world;
+    unsigned number;
+    void (*body_co)(struct cluster_world *world, unsigned number);
+    bool done;
+};
+
+static void errand_co(void *argument)
+{
+    struct errand *errand = argument;
+    errand->body_co(errand->world, errand->number);
+    errand->done = true;
+}
+
+static bool errand_is_done(void *argument)
+{
+    return ((struct errand *)argument)->done;
+}
+
+void node_run(struct cluster_world *world, unsigned number,
+              void (*body_co)(struct cluster_world *world, unsigned number))
+{
+    struct errand errand = {world, number, body_co, false};
+    struct sl_reactor *reactor = world->nodes[number].node.reactor;
+    assert_int_equal(sl_co_spawn(reactor, errand_co, &errand), 0);
+    assert_true(sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + SL_NS_PER_S,
+                                 errand_is_done, &errand));
+}
+
+unsigned node_find_block(struct cluster_world *world, unsigned number, uint64_t block,
+                         uint64_t value, bool spoil)
+{
+    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[number].name, DISK_PATH);
+    unsigned count = 0;
+    for (uint64_t at = 0; at < world->disk_bytes; at += SL_BLOCK_BYTES) {
+        if (!check_block(disk + at, block, value))
+            continue;
+        count++;
+        disk[at + 100] ^= spoil ? 4 : 0;
+    }
+    return count;
+}
+
 static bool never(void *argument)
 {
     return false;

@@ -75,6 +75,13 @@ struct cluster_world {
 void node_start(struct cluster_world *world, unsigned number);
 void node_end(struct cluster_world *world, unsigned number, bool crash);
 void node_format(struct cluster_world *world, unsigned number);
+/* The node's own reactor does `body_co`, to its end: in a second at most. */
+void node_run(struct cluster_world *world, unsigned number,
+              void (*body_co)(struct cluster_world *world, unsigned number));
+/* Every place on the node's disk that holds the block: how many; `spoil`: a bit of each is turned.
+ */
+unsigned node_find_block(struct cluster_world *world, unsigned number, uint64_t block,
+                         uint64_t value, bool spoil);
 /* One attempt at one node: negative errno. */
 int client_call_co(struct cluster_world *world, unsigned number, union sl_capsule *request,
                    const struct sl_span *payload, union sl_capsule *reply);

@@ -42,21 +42,6 @@ static void open_settled(struct cluster_world *world, uint64_t seed, unsigned no
     world_run(world, settle_co);
 }
 
-/* Places on the node's disk that hold the block; `spoil`: a bit of each is turned. */
-static unsigned find_block(struct cluster_world *world, unsigned number, uint64_t block,
-                           uint64_t value, bool spoil)
-{
-    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[number].name, DISK_PATH);
-    unsigned count = 0;
-    for (uint64_t at = 0; at < world->disk_bytes; at += SL_BLOCK_BYTES) {
-        if (!check_block(disk + at, block, value))
-            continue;
-        count++;
-        disk[at + 100] ^= spoil ? 4 : 0;
-    }
-    return count;
-}
-
 /* ---- the scrub of each replica ---- */
 
 static struct sl_store_statistics statistics_of(struct cluster_world *world, unsigned number)
@@ -76,11 +61,11 @@ static void scrub_repairs(void **state)
     for (unsigned i = 1; i <= 3; i++)
         node_end(&world, i, false);
     unsigned spoilt = world.leader % 3 + 1;
-    assert_true(find_block(&world, spoilt, BLOCK + 3, VALUE, true) > 0);
+    assert_true(node_find_block(&world, spoilt, BLOCK + 3, VALUE, true) > 0);
     for (unsigned i = 1; i <= 3; i++)
         node_start(&world, i);
     world_wait(&world, 20 * SL_NS_PER_S);
-    assert_true(find_block(&world, spoilt, BLOCK + 3, VALUE, false) > 0);
+    assert_true(node_find_block(&world, spoilt, BLOCK + 3, VALUE, false) > 0);
     assert_int_equal(statistics_of(&world, spoilt).scrub_finding_count, 1);
     assert_int_equal(statistics_of(&world, world.leader).scrub_finding_count, 0);
     assert_int_equal(statistics_of(&world, spoilt).scrub_pass_count, 1);
@@ -95,13 +80,13 @@ static void scrub_makes_nothing_up(void **state)
     world.scrub_bytes_per_s = 64 * SL_MIB;
     for (unsigned i = 1; i <= 3; i++) {
         node_end(&world, i, false);
-        assert_true(find_block(&world, i, BLOCK, VALUE, true) > 0);
+        assert_true(node_find_block(&world, i, BLOCK, VALUE, true) > 0);
     }
     for (unsigned i = 1; i <= 3; i++)
         node_start(&world, i);
     world_wait(&world, 60 * SL_NS_PER_S);
     for (unsigned i = 1; i <= 3; i++) {
-        assert_int_equal(find_block(&world, i, BLOCK, VALUE, false), 0);
+        assert_int_equal(node_find_block(&world, i, BLOCK, VALUE, false), 0);
         assert_int_equal(statistics_of(&world, i).scrub_finding_count, 1);
         assert_int_equal(statistics_of(&world, i).scrub_pass_count, 1);
     }
@@ -151,7 +136,7 @@ static void giver_is_not_connected(void **state)
 {
     struct cluster_world world;
     open_settled(&world, 3, 3);
-    assert_true(find_block(&world, world.leader, BLOCK, VALUE, true) > 0);
+    assert_true(node_find_block(&world, world.leader, BLOCK, VALUE, true) > 0);
     world_run(&world, expect_later_co);
     world_close(&world);
 }
@@ -181,19 +166,14 @@ static struct sl_replica *replica_of(struct cluster_world *world, unsigned numbe
 
 /* What the test does to one node's store, from there. */
 static struct {
-    struct cluster_world *world;
-    unsigned number;
     uint64_t block, value; /* in chunk 0 */
     unsigned count;
     bool in_log; /* and in no slot yet */
-    bool done;
 } forge;
 
 /* Everything fits: data, checksum, table. Only the others know that it is not what was written. */
-static void forge_slot(struct chunk *chunk, unsigned block, const uint8_t *data)
+static void forge_slot(uint8_t *disk, struct chunk *chunk, unsigned block, const uint8_t *data)
 {
-    struct cluster_world *world = forge.world;
-    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[forge.number].name, DISK_PATH);
     uint32_t slot = chunk->table->regions[block / SL_REGION_BLOCKS].slot;
     assert_int_not_equal(slot, SL_SLOT_NONE);
     memcpy(disk + slot_offset(chunk->group->store, slot) +
@@ -212,10 +192,11 @@ static void forge_entry(struct entry *entry, unsigned block, const uint8_t *data
     entry->crcs[at] = sl_crc32c(0, data, SL_BLOCK_BYTES);
 }
 
-static void forge_co(void *argument)
+static void forge_co(struct cluster_world *world, unsigned number)
 {
     static uint8_t data[SL_BLOCK_BYTES];
-    struct sl_store *store = forge.world->nodes[forge.number].target->stores[0];
+    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[number].name, DISK_PATH);
+    struct sl_store *store = world->nodes[number].target->stores[0];
     struct chunk *chunk = chunk_find(store, GROUP, 0);
     assert_non_null(chunk);
     assert_int_equal(chunk_use_co(chunk), 0);
@@ -227,44 +208,30 @@ static void forge_co(void *argument)
         if (entry != NULL)
             forge_entry(entry, block, data);
         else
-            forge_slot(chunk, block, data);
+            forge_slot(disk, chunk, block, data);
     }
     chunk_unuse(chunk);
-    forge.done = true;
-}
-
-static bool is_forged(void *argument)
-{
-    return forge.done;
 }
 
 static void forge_blocks(struct cluster_world *world, unsigned number, uint64_t block,
                          unsigned count, uint64_t value)
 {
-    forge.world = world;
-    forge.number = number;
     forge.block = block;
     forge.count = count;
     forge.value = value;
-    forge.done = false;
-    assert_int_equal(sl_co_spawn(world->nodes[number].node.reactor, forge_co, NULL), 0);
-    assert_true(
-        sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + SL_NS_PER_S, is_forged, NULL));
+    node_run(world, number, forge_co);
 }
 
 /* What one node has of a block, leader or not. */
 static struct {
-    struct cluster_world *world;
-    unsigned number;
     uint64_t block;
     uint32_t crc;
     bool condemn; /* and takes it for damaged */
-    bool done;
 } look;
 
-static void look_co(void *argument)
+static void look_co(struct cluster_world *world, unsigned number)
 {
-    struct sl_store_group *log = replica_of(look.world, look.number)->log;
+    struct sl_store_group *log = replica_of(world, number)->log;
     uint32_t crcs[SL_REGION_BLOCKS];
     uint64_t index;
     unsigned block = (unsigned)look.block;
@@ -274,24 +241,13 @@ static void look_co(void *argument)
         assert_int_equal(sl_store_block_condemn_co(log, 0, block, look.crc + 1), -ESTALE);
         assert_int_equal(sl_store_block_condemn_co(log, 0, block, look.crc), 0);
     }
-    look.done = true;
-}
-
-static bool has_looked(void *argument)
-{
-    return look.done;
 }
 
 static uint32_t look_at(struct cluster_world *world, unsigned number, uint64_t block, bool condemn)
 {
-    look.world = world;
-    look.number = number;
     look.block = block;
     look.condemn = condemn;
-    look.done = false;
-    assert_int_equal(sl_co_spawn(world->nodes[number].node.reactor, look_co, NULL), 0);
-    assert_true(
-        sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + SL_NS_PER_S, has_looked, NULL));
+    node_run(world, number, look_co);
     return look.crc;
 }
 
@@ -357,7 +313,7 @@ static void difference_is_mended(void **state)
             expect_at(&world, i, BLOCK + 2, VALUE);
             expect_at(&world, i, BLOCK + COUNT + 1, 0);
         }
-        assert_true(find_block(&world, deviant, BLOCK + 2, VALUE, false) > 0);
+        assert_true(node_find_block(&world, deviant, BLOCK + 2, VALUE, false) > 0);
         world_run(&world, expect_written_co);
         restart_all(&world);
         world_run(&world, expect_written_co);
@@ -531,11 +487,11 @@ static void source_is_damaged(void **state)
     world_run(&world, write_block_co);
     world_run(&world, write_for_long_co);
     world_run(&world, write_for_long_co);
-    assert_true(find_block(&world, world.leader, BLOCK + 5000, VALUE, true) > 0);
+    assert_true(node_find_block(&world, world.leader, BLOCK + 5000, VALUE, true) > 0);
     node_start(&world, away);
     world_run(&world, all_follow_co);
-    assert_true(find_block(&world, away, BLOCK + 5000, VALUE, false) > 0);
-    assert_true(find_block(&world, world.leader, BLOCK + 5000, VALUE, false) > 0);
+    assert_true(node_find_block(&world, away, BLOCK + 5000, VALUE, false) > 0);
+    assert_true(node_find_block(&world, world.leader, BLOCK + 5000, VALUE, false) > 0);
     world_run(&world, expect_block_co);
     world_close(&world);
 }

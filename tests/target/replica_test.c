@@ -680,23 +680,6 @@ static void disk_is_replaced(void **state)
 
 /* ---- repair ---- */
 
-/* Every place on the node's disk that holds the block: how many; `spoil`: a bit of each is turned.
- */
-static unsigned find_block(struct cluster_world *world, unsigned number, uint64_t block,
-                           uint64_t value, bool spoil)
-{
-    uint8_t *disk = sl_sim_disk_data(world->sim, world->nodes[number].name, DISK_PATH);
-    unsigned count = 0;
-    for (uint64_t at = 0; at < world->disk_bytes; at += SL_BLOCK_BYTES) {
-        if (!check_block(disk + at, block, value))
-            continue;
-        count++;
-        if (spoil)
-            disk[at + 100] ^= 4;
-    }
-    return count;
-}
-
 static void write_one_co(struct cluster_world *world)
 {
     assert_int_equal(client_write_co(world, 700, 8, 4242), 0);
@@ -724,15 +707,15 @@ static void blocks_are_repaired(void **state)
     restart_all(&world, false);
     world_run(&world, expect_one_co);
     unsigned leader = world.leader;
-    assert_true(find_block(&world, leader, 703, 4242, true) > 0);
-    assert_true(find_block(&world, leader, 706, 4242, true) > 0);
+    assert_true(node_find_block(&world, leader, 703, 4242, true) > 0);
+    assert_true(node_find_block(&world, leader, 706, 4242, true) > 0);
     world_run(&world, expect_one_co);
     assert_int_equal(world.leader, leader);
-    assert_true(find_block(&world, leader, 703, 4242, false) > 0);
-    assert_true(find_block(&world, leader, 706, 4242, false) > 0);
+    assert_true(node_find_block(&world, leader, 703, 4242, false) > 0);
+    assert_true(node_find_block(&world, leader, 706, 4242, false) > 0);
     /* At the last one that has it, too: then nobody makes anything up. */
     for (unsigned i = 1; i <= 3; i++)
-        find_block(&world, i, 703, 4242, true);
+        node_find_block(&world, i, 703, 4242, true);
     world_run(&world, expect_damaged_co);
     world_close(&world);
 }
@@ -796,7 +779,7 @@ static void damaged_block_waits_for_its_copy(void **state)
     node_end(&world, away, false);
     for (unsigned i = 1; i <= 3; i++) {
         if (i != away)
-            assert_true(find_block(&world, i, 703, 4242, true) > 0);
+            assert_true(node_find_block(&world, i, 703, 4242, true) > 0);
     }
     world_run(&world, expect_later_co);
     node_start(&world, away);
