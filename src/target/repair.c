@@ -96,8 +96,8 @@ int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t fi
     struct sl_memory *memory = replica->cluster->target->memory;
     struct fetch fetch = {.length_bytes = block_count * SL_BLOCK_BYTES};
     sl_wait_queue_init(&fetch.done);
-    fetch.buf = sl_buf_alloc_co(memory, fetch.length_bytes, SL_RESERVE_INTAKE);
     fetch.crcs = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    fetch.buf = sl_buf_alloc_co(memory, fetch.length_bytes, SL_RESERVE_INTAKE);
     int error = fetch.buf == NULL || fetch.crcs == NULL ? -ENOMEM : 0;
     replica->cluster->target->statistics.checksum_error_count++;
     if (error == 0)
@@ -196,10 +196,10 @@ static int serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received 
     int error = sl_replica_reach_co(replica, asked->index);
     if (error < 0)
         return error;
-    struct sl_buf *buf = sl_buf_alloc_co(cluster->target->memory,
-                                         asked->block_count * SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
     struct sl_buf *page =
         sl_buf_alloc_co(cluster->target->memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    struct sl_buf *buf = sl_buf_alloc_co(cluster->target->memory,
+                                         asked->block_count * SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
     error = buf == NULL || page == NULL ? -ENOMEM : give_co(replica, asked, node, buf, page);
     sl_buf_unref(buf);
     sl_buf_unref(page);

@@ -276,8 +276,8 @@ static int resync_co(struct source *source)
         return -ENOTCONN;
     sl_connection_ref(connection);
     source->connection = connection;
-    source->buf = sl_buf_alloc_co(memory, SL_REGION_BYTES, SL_RESERVE_INTAKE);
     source->page = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    source->buf = sl_buf_alloc_co(memory, SL_REGION_BYTES, SL_RESERVE_INTAKE);
     if (source->buf == NULL || source->page == NULL)
         return -ENOMEM;
     memset(source->page->data, 0, SL_BLOCK_BYTES);

@@ -157,6 +157,95 @@ static void peers_before_groups(void **state)
     world_close(&world);
 }
 
+/* ---- memory ---- */
+
+static struct sl_buf *pages[16384];
+static unsigned page_count;
+
+/* All that intake can have in small buffers. */
+static void take_pages(struct sl_memory *memory)
+{
+    for (uint32_t bytes = 16 * SL_KIB; bytes >= SL_BLOCK_BYTES; bytes /= 2) {
+        struct sl_buf *buf;
+        while ((buf = sl_buf_alloc(memory, bytes, SL_RESERVE_INTAKE)) != NULL) {
+            assert_true(page_count < SL_COUNT_OF(pages));
+            pages[page_count++] = buf;
+        }
+    }
+}
+
+static uint64_t used_bytes(const struct sl_memory *memory)
+{
+    struct sl_memory_statistics now;
+    sl_memory_statistics(memory, &now);
+    return now.used_bytes;
+}
+
+static struct sl_replica *asker;
+static unsigned repaired_count;
+
+static void repair_co(void *argument)
+{
+    struct cluster_world *world = argument;
+    struct sl_iobuf data;
+    sl_iobuf_init(&data);
+    assert_int_equal(sl_replica_repair_co(asker, 0, BLOCK, COUNT, world->leader, &data), 0);
+    assert_int_equal(data.length_bytes, COUNT * SL_BLOCK_BYTES);
+    sl_iobuf_fini(&data);
+    repaired_count++;
+}
+
+static void ask_co(struct cluster_world *world)
+{
+    struct sl_reactor *reactor = world->nodes[world->leader % 3 + 1].node.reactor;
+    assert_int_equal(sl_co_spawn(reactor, repair_co, world), 0);
+}
+
+static void resync_co(struct cluster_world *world)
+{
+    struct sl_raft_replica to = {.id = REPLICA(world->leader % 3 + 1),
+                                 .node = world->leader % 3 + 1};
+    sl_replica_resync(sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP), to);
+}
+
+static void expect_nothing_taken_co(struct cluster_world *world, unsigned number,
+                                    void (*begin_co)(struct cluster_world *world))
+{
+    struct sl_memory *memory = world->nodes[number].node.memory;
+    take_pages(memory);
+    struct sl_buf *large = sl_buf_alloc(memory, SL_REGION_BYTES, SL_RESERVE_INTAKE);
+    assert_non_null(large);
+    sl_buf_unref(large);
+    uint64_t before = used_bytes(memory);
+    begin_co(world);
+    sl_sleep_co(50 * SL_NS_PER_MS);
+    assert_in_range(used_bytes(memory), 0, before + COUNT * SL_BLOCK_BYTES - 1);
+    while (page_count > 0)
+        sl_buf_unref(pages[--page_count]);
+    sl_sleep_co(SL_NS_PER_S);
+}
+
+static void short_of_pages_co(struct cluster_world *world)
+{
+    asker = sl_cluster_find(world->nodes[world->leader % 3 + 1].target->cluster, GROUP);
+    expect_nothing_taken_co(world, world->leader % 3 + 1, ask_co);
+    assert_int_equal(repaired_count, 1);
+    expect_nothing_taken_co(world, world->leader, ask_co);
+    assert_int_equal(repaired_count, 2);
+    expect_nothing_taken_co(world, world->leader, resync_co);
+    client_expect_co(world, BLOCK, COUNT, VALUE);
+}
+
+/* Requests have a small buffer and wait for a large one: who has a large one and waited for a small
+ * one, as a repair did, its giver, and the source of a resync, could wait for those for ever. */
+static void small_before_large(void **state)
+{
+    struct cluster_world world;
+    open_settled(&world, 16, 3);
+    world_run(&world, short_of_pages_co);
+    world_close(&world);
+}
+
 /* ---- replicas compared ---- */
 
 static struct sl_replica *replica_of(struct cluster_world *world, unsigned number)
@@ -503,6 +592,7 @@ int main(void)
         cmocka_unit_test(scrub_makes_nothing_up),
         cmocka_unit_test(giver_is_not_connected),
         cmocka_unit_test(peers_before_groups),
+        cmocka_unit_test(small_before_large),
         cmocka_unit_test(difference_is_mended),
         cmocka_unit_test(difference_without_majority),
         cmocka_unit_test(difference_while_one_is_away),
