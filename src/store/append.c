@@ -50,7 +50,7 @@ bool store_spill(struct sl_store *store)
 static int wait_for_memory_co(struct sl_store *store, uint64_t bytes)
 {
     store->memory_waiters++;
-    while (store->failed == 0 && store->held_bytes > 0 &&
+    while (store->failed == 0 && !store->stopping && store->held_bytes > 0 &&
            store->held_bytes + bytes > 2 * store->overlay_limit) {
         store->statistics.wait_count++;
         if (!sl_list_is_empty(&store->pending))
@@ -105,6 +105,8 @@ int sl_store_prepare_co(struct sl_store_group *group, uint8_t type, uint32_t chu
         store_hold_wait_co(group);
     if (sl_entry_has_payload(type))
         error = wait_for_memory_co(store, (uint64_t)block_count * SL_BLOCK_BYTES);
+    if (error == 0 && store->stopping) /* meanwhile */
+        error = -ESHUTDOWN;
     if (error == 0 && type == SL_ENTRY_WRITE)
         error = reserve_slots_co(group, chunk, first_block, block_count);
     if (error == 0)

@@ -605,7 +605,8 @@ void store_hold_wait_co(struct sl_store_group *group)
 {
     struct sl_store *store = group->store;
     const struct wal *wal = &store->wal;
-    while (store->failed == 0 && group->held != SL_HELD_NONE && group->held_strictly &&
+    while (store->failed == 0 && !store->stopping && group->held != SL_HELD_NONE &&
+           group->held_strictly &&
            (used_segments(wal) * 100 >= (uint64_t)wal->segment_count * HELD_STRICT_PERCENT ||
             wal_free_segments(wal) <= SL_WAL_RESERVE_SEGMENTS + 2))
         sl_wait_queue_co(&store->wal.room);

@@ -262,7 +262,7 @@ uint32_t wal_batch_blocks_max(const struct sl_store *store);
 /* See struct sl_store_info. */
 uint64_t wal_uncommitted_bytes_max(const struct sl_store *store);
 /* Waits until `blocks` more, headers included, fit in front of `reserve` segments; sets them
- * aside. */
+ * aside. -ESHUTDOWN: it would have to wait for an entry's, and the store is ending. */
 int wal_room_co(struct sl_store *store, uint64_t blocks, unsigned reserve);
 void wal_room_give(struct sl_store *store, uint64_t blocks);
 /* Adds a record whose room was set aside (`blocks`); `wait` may be NULL. */

@@ -257,12 +257,19 @@ void stop_background_co(struct sl_store *store)
     }
 }
 
+void sl_store_stop(struct sl_store *store)
+{
+    store->stopping = true;
+    sl_wait_queue_wake_all(&store->scrub_work, 0);
+    sl_wait_queue_wake_all(&store->wal.room, 0);
+    sl_wait_queue_wake_all(&store->apply_progress, 0);
+}
+
 void sl_store_close_co(struct sl_store *store)
 {
     if (store == NULL)
         return;
-    store->stopping = true;
-    sl_wait_queue_wake_all(&store->scrub_work, 0);
+    sl_store_stop(store);
     wal_drain_co(store);
     /* A root that needs nothing of the log. */
     if (store->failed == 0 && !store->config.read_only)

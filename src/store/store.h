@@ -64,6 +64,9 @@ int sl_store_open_co(const struct sl_store_config *config, struct sl_store **sto
  * Errors as above. */
 int sl_store_probe_co(const struct sl_store_config *config, struct sl_store_info *info, char *error,
                       size_t error_bytes);
+/* No entry is prepared any more: who waits for that gets -ESHUTDOWN. What was prepared is appended
+ * as ever; votes and the like are written. sl_store_close_co() does it, too. */
+void sl_store_stop(struct sl_store *store);
 /* Applies, checkpoints, frees. No other call may be in progress. Takes NULL. */
 void sl_store_close_co(struct sl_store *store);
 

@@ -113,6 +113,8 @@ int wal_room_co(struct sl_store *store, uint64_t blocks, unsigned reserve)
     struct wal *wal = &store->wal;
     bool waited = false;
     while (store->failed == 0 && !has_room(wal, blocks, reserve)) {
+        if (store->stopping && reserve >= SL_WAL_RESERVE_SEGMENTS)
+            return -ESHUTDOWN;
         if (!waited)
             store->statistics.wait_count++;
         waited = true;

@@ -379,6 +379,11 @@ void sl_target_cluster_stop_co(struct sl_target *target)
         sl_replica_stop(sl_list_entry(node, struct sl_replica, node));
     }
     sl_wait_queue_wake_all(&cluster->stop, 0);
+    /* Requests that wait for room in a log may wait for what nobody commits any more. */
+    for (unsigned shard = 0; shard < SL_COUNT_OF(target->stores); shard++) {
+        if (target->stores[shard] != NULL)
+            sl_store_stop(target->stores[shard]);
+    }
     sl_fabric_drain_co(cluster->fabric);
     while (cluster->pending > 0)
         sl_wait_queue_co(&cluster->idle);

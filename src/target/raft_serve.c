@@ -184,12 +184,12 @@ static int prepare_co(struct intake *intake)
         const struct sl_store_entry *entry = &intake->entries[intake->prepared];
         int error = sl_store_prepare_co(intake->replica->log, entry->type, entry->chunk,
                                         entry->first_block, entry->block_count);
-        if (error < 0) {
+        if (error < 0 && !intake->replica->cluster->closing)
             sl_log_error("raft", "group %u: an entry from node %u finds no room: %s (%s)",
                          intake->wire->group, intake->wire->from_node, sl_error_text(error),
                          sl_error_name(error));
+        if (error < 0)
             return error;
-        }
     }
     return 0;
 }

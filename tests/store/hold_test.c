@@ -309,6 +309,73 @@ static void test_deleted(void **state)
     live(10, deleted_co, deleted_again_co, &world); /* with a crash between */
 }
 
+/* ---- the end of a store whose log is full ---- */
+
+static int fill_error;
+static uint64_t fill_index;
+
+/* Entries that nobody commits, until there is no room for another. */
+static void fill_co(void *argument)
+{
+    struct store_world *w = argument;
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    for (fill_index = 0;; fill_index++) {
+        struct sl_store_wait wait;
+        struct sl_iobuf payload;
+        uint32_t crcs[40];
+        fill_error = sl_store_prepare_co(group, SL_ENTRY_WRITE, 0, 0, 40);
+        if (fill_error < 0)
+            break;
+        payload_make_co(w, &payload, fill_index, 40, 1);
+        sl_crc32c_blocks(payload.spans[0].data, 40, crcs);
+        struct sl_store_entry entry = {.index = fill_index + 1,
+                                       .term = 1,
+                                       .type = SL_ENTRY_WRITE,
+                                       .block_count = 40,
+                                       .crcs = crcs};
+        sl_store_append(group, &entry, &payload, &wait);
+        sl_iobuf_fini(&payload);
+        assert_int_equal(sl_store_durable_co(&wait), 0);
+    }
+    world_leave(w);
+}
+
+static void stopped_full_co(struct store_world *w)
+{
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    fill_error = 0;
+    world_spawn(w, fill_co, w);
+    sl_sleep_co(300 * SL_NS_PER_MS);
+    assert_true(fill_index > 10 && fill_error == 0);
+    assert_true(w->store->wal.waiter_count > 0);
+    sl_store_stop(w->store);
+    sl_sleep_co(100 * SL_NS_PER_MS);
+    assert_int_equal(fill_error, -ESHUTDOWN);
+    world_join_co(w);
+    assert_int_equal(sl_store_prepare_co(other, SL_ENTRY_NOOP, 0, 0, 0), -ESHUTDOWN);
+    assert_int_equal(sl_store_vote_co(other, 5, 1), 0);
+    world_close_co(w);
+}
+
+static void stopped_full_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    sl_store_group_status(sl_store_group_find(w->store, 3), &status);
+    assert_int_equal(status.last_index, fill_index);
+    assert_int_equal(status.faulty_first, 0);
+    sl_store_group_status(sl_store_group_find(w->store, 4), &status);
+    assert_int_equal(status.term, 5);
+    world_close_co(w);
+}
+
+/* A target that was told to end waited for room in its log: for ever, if nothing freed any. */
+static void test_stopped_full(void **state)
+{
+    live(10, stopped_full_co, stopped_full_again_co, NULL);
+}
+
 /* ---- a batch as long as they get ---- */
 
 static void append_blocks_co(struct store_world *w, uint64_t index, uint16_t blocks)
@@ -372,7 +439,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_held),          cmocka_unit_test(test_moved),
         cmocka_unit_test(test_moved_damaged), cmocka_unit_test(test_moved_cut),
-        cmocka_unit_test(test_deleted),       cmocka_unit_test(test_long_batch),
+        cmocka_unit_test(test_deleted),       cmocka_unit_test(test_stopped_full),
+        cmocka_unit_test(test_long_batch),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
