@@ -10,6 +10,7 @@
 #include "sim/sim_private.h"
 
 #define SECTOR_BYTES 512u
+#define UNIT_BYTES   65536u /* of what was ever written */
 
 struct image {
     struct sl_list node; /* sim->disks */
@@ -18,6 +19,7 @@ struct image {
     uint64_t capacity_bytes;
     uint8_t *current;
     uint8_t *durable;
+    bool *written;             /* a unit each; both are zero where nobody wrote but zeroes */
     struct sl_list unsynced;   /* struct write: completed ones in order of completion, then those in
                                 * flight */
     struct sl_list operations; /* struct operation, in flight */
@@ -47,8 +49,8 @@ struct write {
     struct sl_list node; /* image->unsynced */
     uint64_t offset_bytes, length_bytes;
     uint64_t completed_at; /* event count; 0 = in flight */
-    uint8_t *data;
-    uint8_t *alive; /* a byte a sector: 0 = something newer is durable there */
+    uint8_t *data;         /* NULL: zeroes */
+    uint8_t *alive;        /* a byte a sector: 0 = something newer is durable there */
 };
 
 struct operation {
@@ -95,7 +97,50 @@ static void image_free(struct image *image)
     unsynced_clear(image);
     free(image->current);
     free(image->durable);
+    free(image->written);
     free(image);
+}
+
+static uint64_t unit_count(uint64_t bytes)
+{
+    return bytes / UNIT_BYTES + 1;
+}
+
+/* Its data is to be changed from outside. */
+static void written_all(struct image *image)
+{
+    memset(image->written, true, unit_count(image->capacity_bytes));
+}
+
+/* The end of the unit of `offset`, or `end`. */
+static uint64_t unit_end(uint64_t offset, uint64_t end)
+{
+    return sl_min(end, (offset / UNIT_BYTES + 1) * UNIT_BYTES);
+}
+
+/* Data, or zeroes if it is NULL, onto `content`: one of the image's, or a copy of one. */
+static void put(struct image *image, uint8_t *content, uint64_t offset, const uint8_t *data,
+                uint64_t bytes)
+{
+    for (uint64_t at = offset, next; at < offset + bytes; at = next) {
+        next = unit_end(at, offset + bytes);
+        bool *written = &image->written[at / UNIT_BYTES];
+        *written = *written || data != NULL;
+        if (data != NULL)
+            memcpy(content + at, data + (at - offset), next - at);
+        else if (*written)
+            memset(content + at, 0, next - at);
+    }
+}
+
+/* What is not durable there is lost. */
+static void make_current(struct image *image, uint64_t from, uint64_t end)
+{
+    for (uint64_t at = from, next; at < end; at = next) {
+        next = unit_end(at, end);
+        if (image->written[at / UNIT_BYTES])
+            memcpy(image->current + at, image->durable + at, next - at);
+    }
 }
 
 int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *path,
@@ -114,7 +159,8 @@ int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *pa
     sl_list_init(&image->handles);
     image->current = sim_calloc(1, image->capacity_bytes + 1);
     image->durable = sim_calloc(1, image->capacity_bytes + 1);
-    if (image->current == NULL || image->durable == NULL) {
+    image->written = sim_calloc(1, unit_count(image->capacity_bytes));
+    if (image->current == NULL || image->durable == NULL || image->written == NULL) {
         image_free(image);
         return -ENOMEM;
     }
@@ -141,7 +187,10 @@ int sl_sim_disk_grow(struct sl_sim *sim, const char *node_name, const char *path
         return -EINVAL;
     image->current = enlarged(image->current, image->capacity_bytes, capacity_bytes);
     image->durable = enlarged(image->durable, image->capacity_bytes, capacity_bytes);
+    image->written = sim_realloc(image->written, unit_count(capacity_bytes));
+    SL_ASSERT(image->written != NULL);
     image->capacity_bytes = capacity_bytes;
+    written_all(image);
     return 0;
 }
 
@@ -155,7 +204,10 @@ void sim_disks_free(struct sl_sim *sim)
 uint8_t *sl_sim_disk_data(struct sl_sim *sim, const char *node_name, const char *path)
 {
     struct image *image = find_image(sim, node_name, path);
-    return image != NULL ? image->current : NULL;
+    if (image == NULL)
+        return NULL;
+    written_all(image);
+    return image->current;
 }
 
 struct sl_sim_disk_faults *sl_sim_disk_faults(struct sl_sim *sim, const char *node_name,
@@ -186,9 +238,6 @@ static void gather(const struct sl_disk_op *op, uint8_t *to)
     case SL_DISK_DISCARD: /* contents undefined: something that nobody wrote */
         memset(to, 0xd5, op->length_bytes);
         return;
-    case SL_DISK_WRITE_ZEROES:
-        memset(to, 0, op->length_bytes);
-        return;
     default:
         for (unsigned i = 0; i < op->piece_count; i++) {
             memcpy(to, op->pieces[i].iov_base, op->pieces[i].iov_len);
@@ -203,26 +252,30 @@ static struct write *write_begin(struct image *image, const struct sl_disk_op *o
     SL_ASSERT(write != NULL);
     write->offset_bytes = op->offset_bytes;
     write->length_bytes = op->length_bytes;
-    write->data = sim_malloc(op->length_bytes);
     write->alive = sim_malloc(op->length_bytes / SECTOR_BYTES);
-    SL_ASSERT(write->data != NULL && write->alive != NULL);
+    SL_ASSERT(write->alive != NULL);
     memset(write->alive, 1, op->length_bytes / SECTOR_BYTES);
-    gather(op, write->data);
+    if (op->opcode != SL_DISK_WRITE_ZEROES) {
+        write->data = sim_malloc(op->length_bytes);
+        SL_ASSERT(write->data != NULL);
+        gather(op, write->data);
+    }
     sl_list_append(&image->unsynced, &write->node);
     return write;
 }
 
 /* The sectors [from, to) of it that are alive, onto `content`. Answers how many. */
-static uint64_t write_put(const struct write *write, uint64_t from, uint64_t to, uint8_t *content)
+static uint64_t write_put(struct image *image, const struct write *write, uint64_t from,
+                          uint64_t to, uint8_t *content)
 {
     uint64_t count = 0;
     to = sl_min(to, write->length_bytes / SECTOR_BYTES);
-    for (uint64_t i = from; i < to; i++) {
-        if (write->alive[i] == 0)
-            continue;
-        memcpy(content + write->offset_bytes + i * SECTOR_BYTES, write->data + i * SECTOR_BYTES,
-               SECTOR_BYTES);
-        count++;
+    for (uint64_t i = from, end; i < to; i = end + 1) {
+        for (end = i; end < to && write->alive[end] != 0;)
+            end++;
+        put(image, content, write->offset_bytes + i * SECTOR_BYTES,
+            write->data != NULL ? write->data + i * SECTOR_BYTES : NULL, (end - i) * SECTOR_BYTES);
+        count += end - i;
     }
     return count;
 }
@@ -231,7 +284,7 @@ static uint64_t write_put(const struct write *write, uint64_t from, uint64_t to,
 static void write_make_durable(struct image *image, struct write *write)
 {
     uint64_t end = write->offset_bytes + write->length_bytes;
-    write_put(write, 0, UINT64_MAX, image->durable);
+    write_put(image, write, 0, UINT64_MAX, image->durable);
     sl_list_for_each(node, &image->unsynced)
     {
         struct write *other = sl_list_entry(node, struct write, node);
@@ -248,7 +301,7 @@ static void write_make_durable(struct image *image, struct write *write)
 
 static void write_complete(struct image *image, struct write *write, bool durable)
 {
-    memcpy(image->current + write->offset_bytes, write->data, write->length_bytes);
+    put(image, image->current, write->offset_bytes, write->data, write->length_bytes);
     write->completed_at = image->event_count;
     sl_list_remove(&write->node);
     /* Behind the last that completed. */
@@ -268,7 +321,7 @@ static void flush(struct image *image, uint64_t submitted_at)
         struct write *write = sl_list_entry(node, struct write, node);
         if (write->completed_at == 0 || write->completed_at > submitted_at)
             break;
-        write_put(write, 0, UINT64_MAX, image->durable);
+        write_put(image, write, 0, UINT64_MAX, image->durable);
         write_free(write);
     }
 }
@@ -298,19 +351,19 @@ static void settle_write(struct sl_sim *sim, struct image *image, const struct w
     case 0:
         break;
     case 1: /* torn, front or back */
-        kept = write_put(write, 0, sl_sim_random(sim) % (sectors + 1), image->durable);
+        kept = write_put(image, write, 0, sl_sim_random(sim) % (sectors + 1), image->durable);
         break;
     case 2:
-        kept = write_put(write, sl_sim_random(sim) % (sectors + 1), sectors, image->durable);
+        kept = write_put(image, write, sl_sim_random(sim) % (sectors + 1), sectors, image->durable);
         break;
     case 3: /* anywhere */
         for (uint64_t i = 0; i < sectors; i++) {
             if (sl_sim_random(sim) % 2 == 0)
-                kept += write_put(write, i, i + 1, image->durable);
+                kept += write_put(image, write, i, i + 1, image->durable);
         }
         break;
     default:
-        kept = write_put(write, 0, sectors, image->durable);
+        kept = write_put(image, write, 0, sectors, image->durable);
     }
     sim->statistics.disk_lost_count += sectors - kept;
     sim->statistics.disk_torn_count += kept > 0 && kept < sectors;
@@ -334,8 +387,7 @@ int sl_sim_disk_crash(struct sl_sim *sim, const char *node_name, const char *pat
     sl_list_for_each(node, &image->unsynced)
     {
         const struct write *write = sl_list_entry(node, struct write, node);
-        memcpy(image->current + write->offset_bytes, image->durable + write->offset_bytes,
-               write->length_bytes);
+        make_current(image, write->offset_bytes, write->offset_bytes + write->length_bytes);
     }
     unsynced_clear(image);
     image->off = false;
@@ -422,9 +474,9 @@ void sl_sim_disk_outcome(struct sl_sim *sim, const char *node_name, const char *
     {
         const struct write *write = sl_list_entry(node, struct write, node);
         if (index == torn)
-            write_put(write, torn_from, torn_to, content);
+            write_put(image, write, torn_from, torn_to, content);
         else if (index < 64 && (keep_mask >> index & 1) != 0)
-            write_put(write, 0, UINT64_MAX, content);
+            write_put(image, write, 0, UINT64_MAX, content);
         index++;
     }
 }
@@ -437,6 +489,7 @@ void sl_sim_disk_restore(struct sl_sim *sim, const char *node_name, const char *
     unsynced_clear(image);
     memcpy(image->current, content, image->capacity_bytes);
     memcpy(image->durable, content, image->capacity_bytes);
+    written_all(image);
     image->off = false;
     image->stop_at = 0;
 }
@@ -582,6 +635,7 @@ static void draw_read_faults(struct sl_sim *sim, struct operation *operation, ui
     if (sim_random_hits(sim, image->faults.rot_per_million)) {
         uint64_t at = op->offset_bytes + sl_sim_random(sim) % op->length_bytes;
         uint8_t bit = (uint8_t)(1u << sl_sim_random(sim) % 8);
+        image->written[at / UNIT_BYTES] = true;
         image->current[at] ^= bit;
         image->durable[at] ^= bit;
         sim->statistics.disk_rot_count++;
