@@ -134,8 +134,7 @@ static void note_failure(struct client *client, const struct operation *operatio
                  (double)(operation->finish_ns - operation->start_ns) / 1e9);
 }
 
-/* No disk was given a reason to lose a block, or more replicas than not have sound disks. */
-static bool is_sound(const struct cluster *cluster)
+bool cluster_is_sound(const struct cluster *cluster)
 {
     unsigned least = cluster->replicated ? TARGETS_MAX : 1;
     for (unsigned i = 0; cluster->replicated && i < cluster->meta.group_count; i++)
@@ -165,7 +164,7 @@ static void finish(struct client *client, size_t at, int error)
         cluster->effects[error == 0 ? EFFECT_READS_DONE : EFFECT_READS_FAILED]++;
     }
     /* A sound disk returns what was written to it. */
-    if (error == -SL_E_CHECKSUM && is_sound(cluster))
+    if (error == -SL_E_CHECKSUM && cluster_is_sound(cluster))
         cluster_violation(cluster, operation->first,
                           "client %u: a block is damaged, and no disk was given a reason",
                           client->index);

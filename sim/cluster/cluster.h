@@ -263,6 +263,8 @@ void client_orphaned(struct client *client);
 void client_fill(uint8_t *data, uint64_t value);
 /* UINT64_MAX: no block that a client made. */
 uint64_t client_value(const uint8_t *data);
+/* No disk was given a reason to lose a block, or more replicas than not have sound disks. */
+bool cluster_is_sound(const struct cluster *cluster);
 static inline struct process *client_gateway(struct client *client)
 {
     struct cluster *cluster = client->cluster;

@@ -198,7 +198,9 @@ static void compare_with(struct cluster *cluster, const struct comparison *compa
                          uint64_t *values, unsigned *first)
 {
     for (unsigned block = 0; block < BLOCKS; block++) {
-        bool rotten = (cluster->rotten >> comparison->target & 1) != 0;
+        /* A block that a majority has lost is lost on whom they bring up to date. */
+        bool rotten =
+            (cluster->rotten >> comparison->target & 1) != 0 || !cluster_is_sound(cluster);
         if (comparison->errors[block] == 1)
             continue;
         if (comparison->errors[block] < 0) {

@@ -54,8 +54,10 @@ int sl_store_region_crcs_co(struct sl_store_group *group, uint32_t number, unsig
 }
 
 /* Zeroes need no place. */
-static bool is_absent(const struct sl_iobuf *data, const uint32_t *crcs)
+static bool is_absent(const struct sl_iobuf *data, const uint32_t *crcs, uint64_t lost)
 {
+    if (lost != 0)
+        return false;
     for (unsigned i = 0; data != NULL && i < SL_REGION_BLOCKS; i++) {
         if (crcs[i] != SL_CRC32C_ZERO_BLOCK)
             return false;
@@ -83,7 +85,8 @@ static int write_region_co(struct chunk *chunk, unsigned region, const struct sl
 }
 
 int sl_store_region_put_co(struct sl_store_group *group, uint32_t number, unsigned region,
-                           uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs)
+                           uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs,
+                           uint64_t lost)
 {
     struct chunk *chunk;
     unsigned first = region * SL_REGION_BLOCKS;
@@ -98,14 +101,16 @@ int sl_store_region_put_co(struct sl_store_group *group, uint32_t number, unsign
         return error;
     }
     chunk_lock_co(chunk);
-    bool absent = is_absent(data, crcs);
+    bool absent = is_absent(data, crcs, lost);
     if (!absent)
         error = write_region_co(chunk, region, data);
     if (error == 0) {
         for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
             if (overlay_get(chunk, first + i) != NULL)
                 overlay_clear(chunk, first + i);
-            chunk->table->crcs[first + i] = absent ? SL_CRC_ABSENT : sl_crc_stored(crcs[i]);
+            chunk->table->crcs[first + i] = (lost >> i & 1) != 0 ? SL_CRC_DAMAGED
+                                            : absent             ? SL_CRC_ABSENT
+                                                                 : sl_crc_stored(crcs[i]);
         }
         if (absent && chunk->table->regions[region].slot != SL_SLOT_NONE)
             slot_release(chunk, region);

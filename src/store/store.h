@@ -236,9 +236,11 @@ int sl_store_write_co(struct sl_store_group *group, uint8_t type, uint32_t chunk
 int sl_store_regions_co(struct sl_store_group *group, uint32_t chunk,
                         uint64_t indexes[SL_CHUNK_REGIONS]);
 /* The whole region is `data` (64 blocks, shared, with their CRCs) from now on, as of `index`; NULL:
- * zeroes. Durable with the next checkpoint. */
+ * zeroes. `lost`: a bit for each block that is damaged from now on. Durable with the next
+ * checkpoint. */
 int sl_store_region_put_co(struct sl_store_group *group, uint32_t chunk, unsigned region,
-                           uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs);
+                           uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs,
+                           uint64_t lost);
 /* Everything up to (index, term) is applied, by regions: the log goes on behind it, and `state` is
  * as of it. What lies behind stays; who does not want that truncates before. Never waits; durable
  * with the next checkpoint. -ENOSPC, -ENOMEM. */

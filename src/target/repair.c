@@ -30,8 +30,8 @@
 struct fetch {
     struct sl_list node;
     uint64_t ticket;
-    uint32_t from; /* node */
-    uint32_t length_bytes;
+    uint32_t from;                       /* node */
+    uint32_t offset_bytes, length_bytes; /* where in buf they go */
     struct sl_buf *buf;
     struct sl_buf *crcs; /* a page */
     bool busy, given;
@@ -90,31 +90,61 @@ static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t 
     return may_later ? -EAGAIN : -SL_E_CHECKSUM;
 }
 
-int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
-                         uint16_t block_count, uint32_t from, struct sl_iobuf *data)
+/* Blocks that go to fetch->offset_bytes of its buffer; those that are bad here are written again.
+ */
+static int fetch_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
+                    uint16_t first_block, uint16_t block_count, uint32_t from)
 {
-    struct sl_memory *memory = replica->cluster->target->memory;
-    struct fetch fetch = {.length_bytes = block_count * SL_BLOCK_BYTES};
-    sl_wait_queue_init(&fetch.done);
-    fetch.crcs = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
-    fetch.buf = sl_buf_alloc_co(memory, fetch.length_bytes, SL_RESERVE_INTAKE);
-    int error = fetch.buf == NULL || fetch.crcs == NULL ? -ENOMEM : 0;
-    replica->cluster->target->statistics.checksum_error_count++;
-    if (error == 0)
-        error = ask_all_co(replica, &fetch, chunk, first_block, block_count, from);
-    if (error == 0)
-        error = sl_iobuf_append_buf(data, fetch.buf, 0, fetch.length_bytes);
+    fetch->length_bytes = block_count * SL_BLOCK_BYTES;
+    fetch->given = false;
+    int error = ask_all_co(replica, fetch, chunk, first_block, block_count, from);
     for (unsigned i = 0; error == 0 && i < block_count; i++) {
         struct sl_iobuf own;
         sl_iobuf_init(&own);
         /* Only what is bad: the others may have newer versions by now. */
         int state = sl_store_read_co(replica->log, chunk, (uint16_t)(first_block + i), 1, &own);
         sl_iobuf_fini(&own);
-        const uint32_t *crcs = (const void *)fetch.crcs->data;
+        const uint32_t *crcs = (const void *)fetch->crcs->data;
         if (state == -SL_E_CHECKSUM || state == -EIO)
-            (void)sl_store_block_repair_co(replica->log, chunk, first_block + i, fetch.buf,
-                                           i * SL_BLOCK_BYTES, crcs[i]);
+            (void)sl_store_block_repair_co(replica->log, chunk, first_block + i, fetch->buf,
+                                           fetch->offset_bytes + i * SL_BLOCK_BYTES, crcs[i]);
     }
+    return error;
+}
+
+/* Each of the others has lost one of these blocks, as this one has; hardly all the same. */
+static int fetch_each_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
+                         uint16_t first_block, uint16_t block_count, uint32_t from)
+{
+    int error = 0;
+    for (unsigned i = 0; error == 0 && i < block_count; i++) {
+        uint16_t block = (uint16_t)(first_block + i);
+        fetch->offset_bytes = i * SL_BLOCK_BYTES;
+        struct sl_span span = sl_buf_span(fetch->buf, fetch->offset_bytes, SL_BLOCK_BYTES);
+        error = sl_store_read_into_co(replica->log, chunk, block, 1, &span, 1);
+        if (error == -SL_E_CHECKSUM || error == -EIO)
+            error = fetch_co(replica, fetch, chunk, block, 1, from);
+    }
+    return error;
+}
+
+int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
+                         uint16_t block_count, uint32_t from, struct sl_iobuf *data)
+{
+    struct sl_memory *memory = replica->cluster->target->memory;
+    struct fetch fetch = {0};
+    uint32_t length_bytes = block_count * SL_BLOCK_BYTES;
+    sl_wait_queue_init(&fetch.done);
+    fetch.crcs = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    fetch.buf = sl_buf_alloc_co(memory, length_bytes, SL_RESERVE_INTAKE);
+    int error = fetch.buf == NULL || fetch.crcs == NULL ? -ENOMEM : 0;
+    replica->cluster->target->statistics.checksum_error_count++;
+    if (error == 0)
+        error = fetch_co(replica, &fetch, chunk, first_block, block_count, from);
+    if ((error == -SL_E_CHECKSUM || error == -EAGAIN) && block_count > 1)
+        error = fetch_each_co(replica, &fetch, chunk, first_block, block_count, from);
+    if (error == 0)
+        error = sl_iobuf_append_buf(data, fetch.buf, 0, length_bytes);
     sl_buf_unref(fetch.buf);
     sl_buf_unref(fetch.crcs);
     return error;
@@ -175,7 +205,7 @@ int sl_replica_reach_co(struct sl_replica *replica, uint64_t index)
 {
     struct sl_target_cluster *cluster = replica->cluster;
     uint64_t deadline_ns = sl_cluster_now_ns(cluster) + LAG_WAIT_NS;
-    while (replica->applied < index && !cluster->closing) {
+    while (replica->applied < index && replica->copying == 0 && !cluster->closing) {
         if (sl_wait_queue_until_co(&replica->progress, deadline_ns) == -ETIMEDOUT)
             return -EAGAIN;
     }
@@ -231,7 +261,7 @@ static int serve_give_co(struct sl_target_cluster *cluster, struct sl_received *
         given->block_count * SL_BLOCK_BYTES != fetch->length_bytes)
         return -SL_E_PROTOCOL;
     fetch->busy = true;
-    struct sl_span span = sl_buf_span(fetch->buf, 0, fetch->length_bytes);
+    struct sl_span span = sl_buf_span(fetch->buf, fetch->offset_bytes, fetch->length_bytes);
     int error = sl_connection_read_co(received->connection, &span, 1, &given->piece, 1);
     memcpy(fetch->crcs->data, received->payload->data, SL_BLOCK_BYTES); /* header: CRCs */
     const uint32_t *crcs = (const void *)fetch->crcs->data;

@@ -17,10 +17,15 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/size.h"
+#include "store/format_meta.h"
 #include "target/cluster.h"
+#include "target/compare.h"
 #include "target/peer.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
+
+/* A whole round waits no longer for nodes that are away. */
+#define GIVER_PATIENCE_S 5u
 
 struct source {
     struct sl_replica *replica;
@@ -29,6 +34,7 @@ struct source {
     uint64_t term, index, index_term;
     uint64_t have; /* applied at the receiver */
     uint64_t regions, bytes;
+    unsigned patience; /* seconds left to wait for replicas that have what is damaged here */
     void *state;
     uint32_t state_bytes;
     struct sl_buf *buf, *page; /* a region, its CRCs */
@@ -185,22 +191,63 @@ static int begin_co(struct source *source)
                : error;
 }
 
-/* Into the source's buffer; what is damaged here comes from another replica first. */
+/* Into its place in the source's buffer; what is damaged here comes from another replica first. Who
+ * could give it may be away: that is waited for, once. */
+static int read_block_co(struct source *source, uint32_t chunk, uint16_t block)
+{
+    struct sl_replica *replica = source->replica;
+    struct sl_target_cluster *cluster = replica->cluster;
+    struct sl_span span =
+        sl_buf_span(source->buf, block % SL_REGION_BLOCKS * SL_BLOCK_BYTES, SL_BLOCK_BYTES);
+    for (;;) {
+        int error = sl_store_read_into_co(replica->log, chunk, block, 1, &span, 1);
+        if (error != -SL_E_CHECKSUM && error != -EIO)
+            return error;
+        error = sl_compare_mend_co(replica, chunk, block, SL_CRC_DAMAGED, 0);
+        if (error == -SL_E_CHECKSUM || error == -ENOMEM)
+            return error;
+        if (!leads(source))
+            return -SL_E_MOVED;
+        if (error == 0)
+            continue;
+        if (source->patience == 0)
+            return -SL_E_CHECKSUM;
+        source->patience--;
+        sl_wait_queue_until_co(&cluster->stop, sl_cluster_now_ns(cluster) + SL_NS_PER_S);
+    }
+}
+
+/* Into the source's buffer and page. A block that nobody can give keeps nothing else from being
+ * copied: it is lost over there as it is here, until somebody comes who has it. */
 static int read_region_co(struct source *source, uint32_t chunk, unsigned region)
 {
     struct sl_replica *replica = source->replica;
     uint16_t first_block = (uint16_t)(region * SL_REGION_BLOCKS);
     struct sl_span span = sl_buf_span(source->buf, 0, SL_REGION_BYTES);
-    struct sl_iobuf mended;
+    struct sl_resync_page *page = (void *)source->page->data;
+    uint32_t crcs[SL_REGION_BLOCKS];
+    uint64_t index;
+    page->lost = 0;
     int error = sl_store_read_into_co(replica->log, chunk, first_block, SL_REGION_BLOCKS, &span, 1);
-    if (error != -SL_E_CHECKSUM && error != -EIO)
+    bool bad = error == -SL_E_CHECKSUM || error == -EIO;
+    for (unsigned i = 0; bad && i < SL_REGION_BLOCKS; i++) {
+        error = read_block_co(source, chunk, (uint16_t)(first_block + i));
+        if (error == -SL_E_CHECKSUM)
+            page->lost |= UINT64_C(1) << i;
+        else if (error < 0)
+            return error;
+    }
+    if (error < 0 && !bad)
         return error;
-    sl_iobuf_init(&mended);
-    error = sl_replica_repair_co(replica, chunk, first_block, SL_REGION_BLOCKS, 0, &mended);
-    sl_iobuf_fini(&mended);
-    if (error < 0)
-        return error;
-    return sl_store_read_into_co(replica->log, chunk, first_block, SL_REGION_BLOCKS, &span, 1);
+    sl_crc32c_blocks(span.data, SL_REGION_BLOCKS, page->crcs);
+    if (page->lost == 0)
+        return 0;
+    error = sl_store_region_crcs_co(replica->log, chunk, region, &index, crcs);
+    for (unsigned i = 0; error == 0 && i < SL_REGION_BLOCKS; i++) {
+        if ((page->lost >> i & 1) != 0)
+            page->crcs[i] = crcs[i];
+    }
+    return error;
 }
 
 static int region_co(struct source *source, uint32_t chunk, unsigned region)
@@ -213,7 +260,6 @@ static int region_co(struct source *source, uint32_t chunk, unsigned region)
     int error = read_region_co(source, chunk, region);
     if (error < 0)
         return error;
-    sl_crc32c_blocks(span.data, SL_REGION_BLOCKS, (uint32_t *)(void *)page.data);
     fill(source, SL_RESYNC_REGION, &capsule);
     body->chunk = chunk;
     body->region = region;
@@ -276,6 +322,7 @@ static int resync_co(struct source *source)
         return -ENOTCONN;
     sl_connection_ref(connection);
     source->connection = connection;
+    source->patience = GIVER_PATIENCE_S;
     source->page = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
     source->buf = sl_buf_alloc_co(memory, SL_REGION_BYTES, SL_RESERVE_INTAKE);
     if (source->buf == NULL || source->page == NULL)

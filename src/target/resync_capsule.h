@@ -5,6 +5,7 @@
 #ifndef SL_TARGET_RESYNC_CAPSULE_H
 #define SL_TARGET_RESYNC_CAPSULE_H
 
+#include "store/store.h"
 #include "target/raft_capsule.h"
 
 enum sl_resync_step {
@@ -12,6 +13,13 @@ enum sl_resync_step {
     SL_RESYNC_REGION = 2, /* of a chunk: the payload is a page of CRCs */
     SL_RESYNC_END = 3,    /* all regions were sent: pieces are those of the state */
 };
+
+/* What comes with a REGION, of a page. */
+struct sl_resync_page {
+    uint32_t crcs[SL_REGION_BLOCKS];
+    uint64_t lost; /* 256 a bit a block: its CRC is that of the lost version, in the table's form */
+};
+_Static_assert(offsetof(struct sl_resync_page, lost) == 256, "wire.md: resync");
 
 /* Pieces of a region: it may lie in that many buffers; a state lies in one. */
 #define SL_RESYNC_PIECES_MAX 5u

@@ -14,6 +14,7 @@
 #include "core/crc32c.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "store/format_meta.h"
 #include "target/cluster.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
@@ -90,13 +91,41 @@ static bool is_current(const struct sl_replica *replica, const struct sl_capsule
 
 /* ---- regions ---- */
 
-static int check_crcs(const struct sl_span *span, const uint32_t *crcs)
+static int check_crcs(const struct sl_span *span, const uint32_t *crcs, uint64_t lost)
 {
     for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
-        if (sl_crc32c(0, span->data + i * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != crcs[i])
+        if ((lost >> i & 1) == 0 &&
+            sl_crc32c(0, span->data + i * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != crcs[i])
             return -SL_E_CHECKSUM;
     }
     return 0;
+}
+
+/* Of the blocks that the source has lost, what is whole here in that very version is put into its
+ * place. Answers which are lost here, too. */
+static uint64_t keep_own_co(struct sl_replica *replica, const struct sl_capsule_resync *body,
+                            const struct sl_resync_page *page, const struct sl_span *span)
+{
+    uint32_t own[SL_REGION_BLOCKS];
+    uint64_t index, lost = page->lost;
+    if (sl_store_region_crcs_co(replica->log, body->chunk, body->region, &index, own) < 0)
+        return lost;
+    for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
+        struct sl_span block = *span;
+        block.data += i * SL_BLOCK_BYTES;
+        block.length_bytes = SL_BLOCK_BYTES;
+        if ((lost >> i & 1) != 0 && own[i] == page->crcs[i] && own[i] != SL_CRC_DAMAGED &&
+            sl_store_read_into_co(replica->log, body->chunk,
+                                  (uint16_t)(body->region * SL_REGION_BLOCKS + i), 1, &block,
+                                  1) == 0)
+            lost &= ~(UINT64_C(1) << i);
+    }
+    if (lost != 0)
+        sl_log_error("raft",
+                     "group %u: %d blocks of region %u of chunk %u are taken over as lost: no "
+                     "replica can give them now",
+                     replica->group, __builtin_popcountll(lost), body->region, body->chunk);
+    return lost;
 }
 
 static int region_co(struct sl_replica *replica, struct sl_received *received)
@@ -115,10 +144,11 @@ static int region_co(struct sl_replica *replica, struct sl_received *received)
     if (buf == NULL)
         return -ENOMEM;
     struct sl_span span = sl_buf_span(buf, 0, SL_REGION_BYTES);
-    const uint32_t *crcs = (const void *)received->payload->data;
+    const struct sl_resync_page *page = (const void *)received->payload->data;
     int error = sl_connection_read_co(received->connection, &span, 1, body->pieces, 1);
     if (error == 0)
-        error = check_crcs(&span, crcs);
+        error = check_crcs(&span, page->crcs, page->lost);
+    uint64_t lost = error == 0 && page->lost != 0 ? keep_own_co(replica, body, page, &span) : 0;
     /* Meanwhile another source may have begun. */
     if (error == 0 && !is_current(replica, body))
         error = -ESTALE;
@@ -126,7 +156,7 @@ static int region_co(struct sl_replica *replica, struct sl_received *received)
         error = sl_iobuf_append_buf(&data, buf, 0, SL_REGION_BYTES);
     if (error == 0)
         error = sl_store_region_put_co(replica->log, body->chunk, body->region, body->index, &data,
-                                       crcs);
+                                       page->crcs, lost);
     sl_iobuf_fini(&data);
     sl_buf_unref(buf);
     return error;

@@ -556,3 +556,34 @@ void world_attach_co(struct cluster_world *world)
     assert_int_equal(client_attach_co(world, world->epoch), 0);
     assert_int_equal(client_session_co(world, SL_GROUP_SESSION_OPEN, world->session), 0);
 }
+
+void world_all_equal_co(struct cluster_world *world)
+{
+    static struct sl_capsule_group_status status[WORLD_NODES + 1];
+    for (unsigned tries = 0; tries < 500; tries++) {
+        bool equal = true;
+        for (unsigned i = 1; i <= world->node_count; i++) {
+            equal = client_status_co(world, i, &status[i]) == 0 && equal;
+            equal = equal && status[i].applied == status[1].last &&
+                    status[i].commit == status[1].last && status[i].last == status[1].last;
+        }
+        if (equal)
+            return;
+        sl_sleep_co(20 * SL_NS_PER_MS);
+    }
+    for (unsigned i = 1; i <= world->node_count; i++)
+        fprintf(stderr, "node %u: role %u last %llu commit %llu applied %llu\n", i, status[i].role,
+                (unsigned long long)status[i].last, (unsigned long long)status[i].commit,
+                (unsigned long long)status[i].applied);
+    fail_msg("the replicas do not become equal");
+}
+
+void world_write_much_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 300; i++) {
+        uint64_t value = world->sequence + 1;
+        assert_int_equal(client_write_co(world, value % 31 * 64, 64, value), 0);
+        if (i % 16 == 0)
+            client_expect_co(world, value % 31 * 64, 64, value);
+    }
+}

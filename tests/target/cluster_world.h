@@ -117,5 +117,9 @@ void world_open_disks(struct cluster_world *world, uint64_t seed, unsigned node_
 void world_close(struct cluster_world *world);
 void world_create_group_co(struct cluster_world *world);
 void world_attach_co(struct cluster_world *world);
+/* Until all nodes have applied the same. */
+void world_all_equal_co(struct cluster_world *world);
+/* More than the log holds, to the first 2,000 blocks. */
+void world_write_much_co(struct cluster_world *world);
 
 #endif

@@ -198,27 +198,6 @@ static void write_some_co(struct cluster_world *world)
     }
 }
 
-static void all_equal_co(struct cluster_world *world)
-{
-    static struct sl_capsule_group_status status[WORLD_NODES + 1];
-    for (unsigned tries = 0; tries < 500; tries++) {
-        bool equal = true;
-        for (unsigned i = 1; i <= world->node_count; i++) {
-            equal = client_status_co(world, i, &status[i]) == 0 && equal;
-            equal = equal && status[i].applied == status[1].last &&
-                    status[i].commit == status[1].last && status[i].last == status[1].last;
-        }
-        if (equal)
-            return;
-        sl_sleep_co(20 * SL_NS_PER_MS);
-    }
-    for (unsigned i = 1; i <= world->node_count; i++)
-        fprintf(stderr, "node %u: role %u last %llu commit %llu applied %llu\n", i, status[i].role,
-                (unsigned long long)status[i].last, (unsigned long long)status[i].commit,
-                (unsigned long long)status[i].applied);
-    fail_msg("the replicas do not become equal");
-}
-
 static void leader_changes(void **state)
 {
     struct cluster_world world;
@@ -233,7 +212,7 @@ static void leader_changes(void **state)
         assert_int_not_equal(world.leader, leader);
         node_start(&world, leader);
         world_run(&world, write_some_co);
-        world_run(&world, all_equal_co);
+        world_run(&world, world_all_equal_co);
     }
     world_close(&world);
 }
@@ -264,7 +243,7 @@ static void power_is_lost(void **state)
         restart_all(&world, round != 2);
         world_run(&world, expect_kept_co);
     }
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -342,7 +321,7 @@ static void sessions_are_exact(void **state)
     for (unsigned i = 1; i <= 3; i++)
         node_start(&world, i);
     world_run(&world, sessions_again_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -381,21 +360,11 @@ static void sessions_of_the_dead(void **state)
     world_run(&world, sessions_stay_co);
     world_wait(&world, 100 * SL_NS_PER_S);
     world_run(&world, sessions_go_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
 /* ---- the log's end: checkpoints, a slow follower ---- */
-
-static void write_much_co(struct cluster_world *world)
-{
-    for (unsigned i = 0; i < 300; i++) {
-        uint64_t value = world->sequence + 1;
-        assert_int_equal(client_write_co(world, value % 31 * 64, 64, value), 0);
-        if (i % 16 == 0)
-            client_expect_co(world, value % 31 * 64, 64, value);
-    }
-}
 
 /* Twice the log: checkpoints come and go, and the state of each goes with them. */
 static void log_goes_round(void **state)
@@ -403,11 +372,11 @@ static void log_goes_round(void **state)
     struct cluster_world world;
     world_open(&world, 6, 3);
     world_run(&world, make_co);
-    world_run(&world, write_much_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_write_much_co);
+    world_run(&world, world_all_equal_co);
     restart_all(&world, true);
     world_run(&world, write_some_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -423,7 +392,7 @@ static void follower_catches_up(void **state)
     world_run(&world, write_kept_co);
     world_run(&world, write_some_co);
     node_start(&world, away);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -494,10 +463,10 @@ static void follower_is_resynced(void **state)
     unsigned away = world.leader % 3 + 1;
     for (unsigned round = 0; round < 2; round++) {
         node_end(&world, away, round == 0);
-        world_run(&world, write_much_co);
+        world_run(&world, world_write_much_co);
         world_run(&world, write_kept_co);
         node_start(&world, away);
-        world_run(&world, all_equal_co);
+        world_run(&world, world_all_equal_co);
         /* What it was given is there when the two others' word is not to be had. */
         for (unsigned i = 1; i <= 3; i++) {
             if (i != away && i != world.leader)
@@ -509,7 +478,7 @@ static void follower_is_resynced(void **state)
             if (!world.nodes[i].up)
                 node_start(&world, i);
         }
-        world_run(&world, all_equal_co);
+        world_run(&world, world_all_equal_co);
         world_run(&world, lead_away_co);
         world_run(&world, expect_kept_co);
     }
@@ -542,17 +511,17 @@ static void long_copy_is_fed(void **state)
     struct cluster_world world;
     world_open(&world, 13, 3);
     world_run(&world, make_co);
-    world_run(&world, write_much_co);
+    world_run(&world, world_write_much_co);
     unsigned away = world.leader % 3 + 1;
     node_end(&world, away, false);
-    world_run(&world, write_much_co);
+    world_run(&world, world_write_much_co);
     struct sl_sim_network *network = sl_sim_network(world.sim);
     struct sl_sim_network before = *network;
     network->delay_min_ns = network->delay_max_ns = 60 * SL_NS_PER_MS;
     node_start(&world, away);
     world_run(&world, watch_copy_co);
     *network = before;
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -610,7 +579,7 @@ static void node_ends_while_writes_wait(void **state)
     node_start(&world, leader);
     node_start(&world, world.wiped);
     world_run(&world, wait_for_write_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -649,7 +618,7 @@ static void memory_is_scarce(void **state)
     world_run(&world, write_large_co);
     node_start(&world, first);
     node_start(&world, second);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     while (taken_count > 0)
         sl_buf_unref(taken[--taken_count]);
     world_close(&world);
@@ -662,19 +631,19 @@ static void disk_is_replaced(void **state)
     world_open(&world, 9, 3);
     world_run(&world, make_co);
     world_run(&world, write_kept_co);
-    world_run(&world, write_much_co);
+    world_run(&world, world_write_much_co);
     world.wiped = world.leader % 3 + 1;
     node_end(&world, world.wiped, true);
     node_format(&world, world.wiped);
     node_start(&world, world.wiped);
     world_run(&world, write_some_co); /* two are a majority */
     world_run(&world, replace_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     unsigned third = 6 - world.leader - world.wiped;
     node_end(&world, third, true);
     world_run(&world, write_some_co);
     node_start(&world, third);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -703,7 +672,7 @@ static void blocks_are_repaired(void **state)
     world_open(&world, 10, 3);
     world_run(&world, make_co);
     world_run(&world, write_one_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     restart_all(&world, false);
     world_run(&world, expect_one_co);
     unsigned leader = world.leader;
@@ -772,7 +741,7 @@ static void damaged_block_waits_for_its_copy(void **state)
     world_open(&world, 11, 3);
     world_run(&world, make_co);
     world_run(&world, write_one_co);
-    world_run(&world, all_equal_co);
+    world_run(&world, world_all_equal_co);
     restart_all(&world, false);
     world_run(&world, expect_one_co);
     unsigned away = world.leader % 3 + 1;

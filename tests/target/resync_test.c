@@ -1,0 +1,128 @@
+/*
+ * Goal: a replica that lags behind the log is brought up to date though blocks are lost elsewhere:
+ * whoever has one gives it, what nobody has stays lost and holds nothing else up. Method: targets
+ * in the simulator whose disks are spoilt behind their backs while one of them is away.
+ */
+#include "cluster_world.h"
+
+/* Beyond what world_write_much_co() writes; two blocks of one region and one read. */
+enum { BLOCK = 3010, COUNT = 8, VALUE = 4242 };
+
+static unsigned away, other;
+
+static void make_co(struct cluster_world *world)
+{
+    world_create_group_co(world);
+    world_attach_co(world);
+    assert_int_equal(client_write_co(world, BLOCK, COUNT, VALUE), 0);
+    world_all_equal_co(world);
+}
+
+/* The region is newer than what the node that is away has, and so is the log. */
+static void go_on_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, BLOCK + COUNT, 1, VALUE + 1), 0);
+    world_write_much_co(world);
+}
+
+static void open_without_one(struct cluster_world *world, uint64_t seed)
+{
+    world_open(world, seed, 3);
+    world_run(world, make_co);
+    away = world->leader % 3 + 1;
+    other = 6 - away - world->leader;
+    node_end(world, away, false);
+    world_run(world, go_on_co);
+}
+
+static void spoil(struct cluster_world *world, unsigned number, uint64_t block)
+{
+    assert_true(node_find_block(world, number, block, VALUE, true) > 0);
+}
+
+static void come_back(struct cluster_world *world)
+{
+    node_start(world, away);
+    world_run(world, world_all_equal_co);
+}
+
+static void expect_all_co(struct cluster_world *world)
+{
+    client_expect_co(world, BLOCK, COUNT, VALUE);
+    client_expect_co(world, BLOCK + COUNT, 1, VALUE + 1);
+}
+
+/* The leader lacks one block of a region and the other one another: neither could give the whole
+ * region, and so the resync began anew for ever. The reader of both blocks was told that they are
+ * lost. */
+static void each_lacks_another(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 8);
+    spoil(&world, world.leader, BLOCK + 3);
+    spoil(&world, other, BLOCK + 5);
+    world_run(&world, expect_all_co);
+    assert_true(node_find_block(&world, world.leader, BLOCK + 3, VALUE, true) > 0);
+    come_back(&world);
+    world_run(&world, expect_all_co);
+    assert_true(node_find_block(&world, world.leader, BLOCK + 3, VALUE, false) > 0);
+    assert_true(node_find_block(&world, away, BLOCK + 3, VALUE, false) > 0);
+    world_close(&world);
+}
+
+/* The only one that has the block is the one that is behind in its region: it keeps what it has,
+ * and gives it to the others. */
+static void who_lags_has_it(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 9);
+    spoil(&world, world.leader, BLOCK + 3);
+    spoil(&world, other, BLOCK + 3);
+    come_back(&world);
+    world_run(&world, expect_all_co);
+    assert_true(node_find_block(&world, world.leader, BLOCK + 3, VALUE, false) > 0);
+    world_close(&world);
+}
+
+static void expect_lost_co(struct cluster_world *world)
+{
+    assert_int_equal(client_read_co(world, BLOCK + 3, 1), -SL_E_CHECKSUM);
+    client_expect_co(world, BLOCK, 3, VALUE);
+    client_expect_co(world, BLOCK + 4, COUNT - 4, VALUE);
+    client_expect_co(world, BLOCK + COUNT, 1, VALUE + 1);
+}
+
+static void write_anew_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, BLOCK + 3, 1, VALUE), 0);
+    world_all_equal_co(world);
+}
+
+/* Nobody has it (cluster_sim, seed 3001924): it is lost on whom the others bring up to date, too,
+ * until it is written. */
+static void nobody_has_it(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 10);
+    spoil(&world, world.leader, BLOCK + 3);
+    spoil(&world, other, BLOCK + 3);
+    spoil(&world, away, BLOCK + 3);
+    come_back(&world);
+    world_run(&world, expect_lost_co);
+    assert_true(node_find_block(&world, away, BLOCK + 4, VALUE, false) > 0);
+    world_run(&world, write_anew_co);
+    world_run(&world, expect_all_co);
+    world_close(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_lacks_another),
+        cmocka_unit_test(who_lags_has_it),
+        cmocka_unit_test(nobody_has_it),
+    };
+    if (getenv("SLUICE_TEST_LOG") == NULL)
+        sl_log_set_level(SL_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
