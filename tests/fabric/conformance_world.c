@@ -14,6 +14,7 @@
 #include "core/error.h"
 
 #define AWAIT_TIMEOUT_NS (20 * SL_NS_PER_S)
+#define MISREAD_NS       (3 * SL_NS_PER_S)
 
 static uint64_t real_now_ns(void)
 {
@@ -71,18 +72,23 @@ static void await_look(void *argument)
     await->holds = await->condition(await->argument);
 }
 
+static bool await_for(struct conformance_node *node, uint64_t duration_ns,
+                      bool (*condition)(void *argument), void *argument)
+{
+    struct await await = {condition, argument, false};
+    uint64_t end_ns = real_now_ns() + duration_ns;
+    for (;;) {
+        conformance_call(node, await_look, &await);
+        if (await.holds || real_now_ns() >= end_ns)
+            return await.holds;
+        progress(node->world);
+    }
+}
+
 void conformance_await(struct conformance_node *node, bool (*condition)(void *argument),
                        void *argument)
 {
-    struct await await = {condition, argument, false};
-    uint64_t end_ns = real_now_ns() + AWAIT_TIMEOUT_NS;
-    for (;;) {
-        conformance_call(node, await_look, &await);
-        if (await.holds)
-            return;
-        assert_true(real_now_ns() < end_ns);
-        progress(node->world);
-    }
+    assert_true(await_for(node, AWAIT_TIMEOUT_NS, condition, argument));
 }
 
 void conformance_run_ms(struct conformance_world *world, unsigned duration_ms)
@@ -380,13 +386,6 @@ static bool end_is_closed(void *argument)
     return ((struct conformance_end *)argument)->closed_count > 0;
 }
 
-int conformance_await_closed(struct conformance_end *end)
-{
-    conformance_await(end->node, end_is_closed, end);
-    assert_int_equal(end->closed_count, 1);
-    return end->reason;
-}
-
 static void disconnect_on(void *argument)
 {
     struct conformance_end *end = argument;
@@ -397,6 +396,22 @@ static void disconnect_on(void *argument)
 void conformance_disconnect(struct conformance_end *end)
 {
     conformance_call(end->node, disconnect_on, end);
+}
+
+/* libfabric 1.17's tcp looks for completions of zero-copy sends when a socket has an error to tell,
+ * finds none, and forgets the error: the end of the peer (its pull requests 10779 and 10813). Above
+ * the link it is found by who waits for an answer. */
+int conformance_await_closed(struct conformance_end *end)
+{
+    if (end->node->world->link->misreads_ends &&
+        !await_for(end->node, MISREAD_NS, end_is_closed, end)) {
+        fprintf(stderr, "libfabric's tcp has not noticed that its peer has gone\n");
+        end->was_misread = true;
+        conformance_disconnect(end);
+    }
+    conformance_await(end->node, end_is_closed, end);
+    assert_int_equal(end->closed_count, 1);
+    return end->reason;
 }
 
 static void end_free_on(void *argument)

@@ -45,6 +45,7 @@ static const struct conformance_link ofi = {"ofi+tcp",
                                             .device = "+tcp",
                                             .sends_wait = true,
                                             .silent_refusal = true,
+                                            .misreads_ends = true,
                                             .addresses = addresses,
                                             .io_create = uring_create};
 static const struct conformance_link own_tcp = {"tcp", &sl_tcp_link_ops, true,
