@@ -192,13 +192,12 @@ static void judge_co(struct walk *walk, unsigned region, unsigned block)
 
 /* ---- a region ---- */
 
-/* The member's checksums, from ours and what it says of its own. */
+/* The member's checksums, from ours and what it says of its own. `copy` is empty before. */
 static void take_answer(struct copy *copy, const struct sl_capsule_compare *answer,
                         const uint32_t own[SL_REGION_BLOCKS])
 {
     unsigned count = 0;
     copy->damaged = answer->open;
-    copy->known = 0;
     for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
         uint64_t bit = UINT64_C(1) << i;
         bool differs = (answer->differ & bit) != 0;

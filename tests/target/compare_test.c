@@ -412,18 +412,22 @@ static void difference_is_mended(void **state)
     }
 }
 
-/* Two replicas: nobody can say who is right; nobody's word is changed. */
+/* Two replicas: nobody can say who is right; nobody's word is changed. The regions behind are
+ * looked at all the same: one has a block that is known to be damaged. */
 static void difference_without_majority(void **state)
 {
     struct cluster_world world;
     open_compared(&world, 6, 2);
     unsigned leader = world.leader, other = 3 - leader;
     forge_blocks(&world, other, BLOCK, 1, 17);
+    look_at(&world, other, BLOCK + 5, true);
+    assert_true((BLOCK + 5) / SL_REGION_BLOCKS > BLOCK / SL_REGION_BLOCKS);
     world_wait(&world, 5 * SL_NS_PER_S);
     assert_true(differences_of(&world, leader) >= 1);
-    assert_int_equal(mended_of(&world, leader), 0);
+    assert_int_equal(mended_of(&world, leader), 1);
     expect_at(&world, other, BLOCK, 17);
     expect_at(&world, leader, BLOCK, VALUE);
+    expect_at(&world, other, BLOCK + 5, VALUE);
     world_close(&world);
 }
 
@@ -506,6 +510,52 @@ static void damage_is_no_difference(void **state)
     expect_at(&world, 1, BLOCK + 1, VALUE);
     expect_at(&world, 3, BLOCK + 3, VALUE);
     assert_int_equal(mended_of(&world, world.leader), 2);
+    world_close(&world);
+}
+
+/* One sound copy is enough where nobody has another; whose it is does not matter. */
+static void damage_of_two(void **state)
+{
+    struct cluster_world world;
+    open_compared(&world, 14, 3);
+    for (unsigned sound = 1; sound <= 3; sound++) {
+        for (unsigned i = 1; i <= 3; i++) {
+            if (i != sound)
+                look_at(&world, i, BLOCK + sound, true);
+        }
+    }
+    world_wait(&world, 5 * SL_NS_PER_S);
+    assert_int_equal(all_differences(&world), 0);
+    for (unsigned i = 1; i <= 3; i++) {
+        for (unsigned sound = 1; sound <= 3; sound++)
+            expect_at(&world, i, BLOCK + sound, VALUE);
+    }
+    assert_int_equal(mended_of(&world, world.leader), 6);
+    world_close(&world);
+}
+
+static void write_regions_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 32; i++)
+        assert_int_equal(client_write_co(world, i * SL_REGION_BLOCKS, 1, VALUE), 0);
+}
+
+/* As fast as the scrub: each chunk counts with its regions, and an empty one with 4 MiB. */
+static void comparison_is_paced(void **state)
+{
+    struct cluster_world world;
+    open_settled(&world, 15, 3);
+    world_run(&world, write_regions_co);
+    world.scrub_bytes_per_s = 4 * SL_MIB;
+    world.compare_pause_ns = 100 * SL_NS_PER_MS;
+    restart_all(&world);
+    world_run(&world, settle_co);
+    /* 34 regions in the first chunk: 8.5 MiB; nothing in the three others. */
+    uint64_t pass_ns = (85 + 3 * 40) * SL_NS_PER_S / 40 + world.compare_pause_ns;
+    uint64_t before = world.nodes[world.leader].target->cluster->compared.chunk_count;
+    world_wait(&world, 10 * pass_ns);
+    uint64_t chunks = world.nodes[world.leader].target->cluster->compared.chunk_count - before;
+    assert_in_range(chunks, 40 - 1, 40 + 1);
     world_close(&world);
 }
 
@@ -599,6 +649,8 @@ int main(void)
         cmocka_unit_test(many_differences),
         cmocka_unit_test(difference_in_the_log),
         cmocka_unit_test(damage_is_no_difference),
+        cmocka_unit_test(damage_of_two),
+        cmocka_unit_test(comparison_is_paced),
         cmocka_unit_test(clean_is_clean),
         cmocka_unit_test(source_is_damaged),
     };
