@@ -10,16 +10,28 @@
 #include "sim/sim_private.h"
 
 #define SECTOR_BYTES 512u
-#define UNIT_BYTES   65536u /* of what was ever written */
+
+/* Where a block's content is: of large ranges of zeroes, and of what was discarded, only this is
+ * kept until somebody writes there. */
+enum place {
+    PLACE_ZEROES = 0,
+    PLACE_BYTES,
+    PLACE_DISCARDED, /* contents undefined: something that nobody wrote */
+};
+#define DISCARDED_BYTE 0xd5
+
+struct medium {
+    uint8_t *bytes;
+    uint8_t *places; /* enum place, a block each */
+    bool eager;      /* somebody looks at the bytes from outside */
+};
 
 struct image {
     struct sl_list node; /* sim->disks */
     char node_name[SIM_NAME_BYTES_MAX];
     char path[128];
     uint64_t capacity_bytes;
-    uint8_t *current;
-    uint8_t *durable;
-    bool *written;             /* a unit each; both are zero where nobody wrote but zeroes */
+    struct medium current, durable;
     struct sl_list unsynced;   /* struct write: completed ones in order of completion, then those in
                                 * flight */
     struct sl_list operations; /* struct operation, in flight */
@@ -49,7 +61,8 @@ struct write {
     struct sl_list node; /* image->unsynced */
     uint64_t offset_bytes, length_bytes;
     uint64_t completed_at; /* event count; 0 = in flight */
-    uint8_t *data;         /* NULL: zeroes */
+    uint8_t *data;         /* NULL: as `place` says */
+    enum place place;      /* then */
     uint8_t *alive;        /* a byte a sector: 0 = something newer is durable there */
 };
 
@@ -92,55 +105,112 @@ static void unsynced_clear(struct image *image)
         write_free(sl_list_entry(node, struct write, node));
 }
 
+/* ---- a medium ---- */
+
+static bool medium_make(struct medium *medium, uint64_t bytes)
+{
+    medium->bytes = sim_calloc(1, bytes + 1);
+    medium->places = sim_calloc(1, bytes / SL_BLOCK_BYTES + 1);
+    return medium->bytes != NULL && medium->places != NULL;
+}
+
+static void medium_free(struct medium *medium)
+{
+    free(medium->bytes);
+    free(medium->places);
+}
+
+static bool medium_enlarge(struct medium *medium, uint64_t from, uint64_t to)
+{
+    uint8_t *bytes = sim_realloc(medium->bytes, to + 1);
+    uint8_t *places = sim_realloc(medium->places, to / SL_BLOCK_BYTES + 1);
+    medium->bytes = bytes != NULL ? bytes : medium->bytes;
+    medium->places = places != NULL ? places : medium->places;
+    if (bytes == NULL || places == NULL)
+        return false;
+    memset(places + from / SL_BLOCK_BYTES, PLACE_ZEROES, (to - from) / SL_BLOCK_BYTES + 1);
+    return true;
+}
+
+static uint8_t byte_of(enum place place)
+{
+    return place == PLACE_DISCARDED ? DISCARDED_BYTE : 0;
+}
+
+/* Into its bytes with it. */
+static void block_settle(struct medium *medium, uint64_t block)
+{
+    enum place place = medium->places[block];
+    if (place != PLACE_BYTES)
+        memset(medium->bytes + block * SL_BLOCK_BYTES, byte_of(place), SL_BLOCK_BYTES);
+    medium->places[block] = PLACE_BYTES;
+}
+
+/* From now on all of its bytes are what they should be. */
+static uint8_t *medium_show(struct medium *medium, uint64_t bytes)
+{
+    for (uint64_t block = 0; block < bytes / SL_BLOCK_BYTES; block++)
+        block_settle(medium, block);
+    medium->eager = true;
+    return medium->bytes;
+}
+
+/* The end of the block of `offset`, or `end`. */
+static uint64_t block_end(uint64_t offset, uint64_t end)
+{
+    return sl_min(end, (offset / SL_BLOCK_BYTES + 1) * SL_BLOCK_BYTES);
+}
+
+/* `data`, or, if that is NULL, what `place` says. */
+static void medium_put(struct medium *medium, uint64_t offset, const uint8_t *data,
+                       enum place place, uint64_t bytes)
+{
+    for (uint64_t at = offset, next; at < offset + bytes; at = next) {
+        uint64_t block = at / SL_BLOCK_BYTES;
+        next = block_end(at, offset + bytes);
+        bool whole = next - at == SL_BLOCK_BYTES;
+        if (data == NULL && whole && !medium->eager) {
+            medium->places[block] = (uint8_t)place;
+            continue;
+        }
+        if (!whole)
+            block_settle(medium, block);
+        medium->places[block] = PLACE_BYTES;
+        if (data != NULL)
+            memcpy(medium->bytes + at, data + (at - offset), next - at);
+        else
+            memset(medium->bytes + at, byte_of(place), next - at);
+    }
+}
+
+static void medium_get(const struct medium *medium, uint64_t offset, uint8_t *to, uint64_t bytes)
+{
+    for (uint64_t at = offset, next; at < offset + bytes; at = next) {
+        enum place place = medium->places[at / SL_BLOCK_BYTES];
+        next = block_end(at, offset + bytes);
+        if (place == PLACE_BYTES)
+            memcpy(to + (at - offset), medium->bytes + at, next - at);
+        else
+            memset(to + (at - offset), byte_of(place), next - at);
+    }
+}
+
+/* Blocks of `to` that [begin, end) touches become those of `from`. */
+static void medium_copy(struct medium *to, const struct medium *from, uint64_t begin, uint64_t end)
+{
+    for (uint64_t block = begin / SL_BLOCK_BYTES; block * SL_BLOCK_BYTES < end; block++) {
+        uint64_t at = block * SL_BLOCK_BYTES;
+        bool filled = from->places[block] != PLACE_BYTES;
+        medium_put(to, at, filled ? NULL : from->bytes + at, from->places[block], SL_BLOCK_BYTES);
+    }
+}
+
 static void image_free(struct image *image)
 {
     unsynced_clear(image);
-    free(image->current);
-    free(image->durable);
-    free(image->written);
+    medium_free(&image->current);
+    medium_free(&image->durable);
     free(image);
-}
-
-static uint64_t unit_count(uint64_t bytes)
-{
-    return bytes / UNIT_BYTES + 1;
-}
-
-/* Its data is to be changed from outside. */
-static void written_all(struct image *image)
-{
-    memset(image->written, true, unit_count(image->capacity_bytes));
-}
-
-/* The end of the unit of `offset`, or `end`. */
-static uint64_t unit_end(uint64_t offset, uint64_t end)
-{
-    return sl_min(end, (offset / UNIT_BYTES + 1) * UNIT_BYTES);
-}
-
-/* Data, or zeroes if it is NULL, onto `content`: one of the image's, or a copy of one. */
-static void put(struct image *image, uint8_t *content, uint64_t offset, const uint8_t *data,
-                uint64_t bytes)
-{
-    for (uint64_t at = offset, next; at < offset + bytes; at = next) {
-        next = unit_end(at, offset + bytes);
-        bool *written = &image->written[at / UNIT_BYTES];
-        *written = *written || data != NULL;
-        if (data != NULL)
-            memcpy(content + at, data + (at - offset), next - at);
-        else if (*written)
-            memset(content + at, 0, next - at);
-    }
-}
-
-/* What is not durable there is lost. */
-static void make_current(struct image *image, uint64_t from, uint64_t end)
-{
-    for (uint64_t at = from, next; at < end; at = next) {
-        next = unit_end(at, end);
-        if (image->written[at / UNIT_BYTES])
-            memcpy(image->current + at, image->durable + at, next - at);
-    }
 }
 
 int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *path,
@@ -157,23 +227,13 @@ int sl_sim_disk_create(struct sl_sim *sim, const char *node_name, const char *pa
     sl_list_init(&image->operations);
     sl_list_init(&image->unsynced);
     sl_list_init(&image->handles);
-    image->current = sim_calloc(1, image->capacity_bytes + 1);
-    image->durable = sim_calloc(1, image->capacity_bytes + 1);
-    image->written = sim_calloc(1, unit_count(image->capacity_bytes));
-    if (image->current == NULL || image->durable == NULL || image->written == NULL) {
+    if (!medium_make(&image->current, image->capacity_bytes) ||
+        !medium_make(&image->durable, image->capacity_bytes)) {
         image_free(image);
         return -ENOMEM;
     }
     sl_list_append(&sim->disks, &image->node);
     return 0;
-}
-
-static uint8_t *enlarged(uint8_t *data, uint64_t from_bytes, uint64_t to_bytes)
-{
-    uint8_t *larger = sim_realloc(data, to_bytes + 1);
-    SL_ASSERT(larger != NULL);
-    memset(larger + from_bytes, 0, to_bytes - from_bytes);
-    return larger;
 }
 
 int sl_sim_disk_grow(struct sl_sim *sim, const char *node_name, const char *path,
@@ -185,12 +245,12 @@ int sl_sim_disk_grow(struct sl_sim *sim, const char *node_name, const char *path
         return -ENOENT;
     if (capacity_bytes < image->capacity_bytes)
         return -EINVAL;
-    image->current = enlarged(image->current, image->capacity_bytes, capacity_bytes);
-    image->durable = enlarged(image->durable, image->capacity_bytes, capacity_bytes);
-    image->written = sim_realloc(image->written, unit_count(capacity_bytes));
-    SL_ASSERT(image->written != NULL);
+    if (!medium_enlarge(&image->current, image->capacity_bytes, capacity_bytes) ||
+        !medium_enlarge(&image->durable, image->capacity_bytes, capacity_bytes))
+        return -ENOMEM;
     image->capacity_bytes = capacity_bytes;
-    written_all(image);
+    if (image->current.eager)
+        medium_show(&image->current, capacity_bytes);
     return 0;
 }
 
@@ -204,10 +264,7 @@ void sim_disks_free(struct sl_sim *sim)
 uint8_t *sl_sim_disk_data(struct sl_sim *sim, const char *node_name, const char *path)
 {
     struct image *image = find_image(sim, node_name, path);
-    if (image == NULL)
-        return NULL;
-    written_all(image);
-    return image->current;
+    return image != NULL ? medium_show(&image->current, image->capacity_bytes) : NULL;
 }
 
 struct sl_sim_disk_faults *sl_sim_disk_faults(struct sl_sim *sim, const char *node_name,
@@ -234,15 +291,9 @@ int sl_sim_disk_fail_range(struct sl_sim *sim, const char *node_name, const char
 
 static void gather(const struct sl_disk_op *op, uint8_t *to)
 {
-    switch (op->opcode) {
-    case SL_DISK_DISCARD: /* contents undefined: something that nobody wrote */
-        memset(to, 0xd5, op->length_bytes);
-        return;
-    default:
-        for (unsigned i = 0; i < op->piece_count; i++) {
-            memcpy(to, op->pieces[i].iov_base, op->pieces[i].iov_len);
-            to += op->pieces[i].iov_len;
-        }
+    for (unsigned i = 0; i < op->piece_count; i++) {
+        memcpy(to, op->pieces[i].iov_base, op->pieces[i].iov_len);
+        to += op->pieces[i].iov_len;
     }
 }
 
@@ -255,7 +306,8 @@ static struct write *write_begin(struct image *image, const struct sl_disk_op *o
     write->alive = sim_malloc(op->length_bytes / SECTOR_BYTES);
     SL_ASSERT(write->alive != NULL);
     memset(write->alive, 1, op->length_bytes / SECTOR_BYTES);
-    if (op->opcode != SL_DISK_WRITE_ZEROES) {
+    write->place = op->opcode == SL_DISK_DISCARD ? PLACE_DISCARDED : PLACE_ZEROES;
+    if (op->opcode == SL_DISK_WRITE) {
         write->data = sim_malloc(op->length_bytes);
         SL_ASSERT(write->data != NULL);
         gather(op, write->data);
@@ -264,17 +316,18 @@ static struct write *write_begin(struct image *image, const struct sl_disk_op *o
     return write;
 }
 
-/* The sectors [from, to) of it that are alive, onto `content`. Answers how many. */
-static uint64_t write_put(struct image *image, const struct write *write, uint64_t from,
-                          uint64_t to, uint8_t *content)
+/* The sectors [from, to) of it that are alive, onto the medium. Answers how many. */
+static uint64_t write_put(const struct write *write, uint64_t from, uint64_t to,
+                          struct medium *medium)
 {
     uint64_t count = 0;
     to = sl_min(to, write->length_bytes / SECTOR_BYTES);
     for (uint64_t i = from, end; i < to; i = end + 1) {
         for (end = i; end < to && write->alive[end] != 0;)
             end++;
-        put(image, content, write->offset_bytes + i * SECTOR_BYTES,
-            write->data != NULL ? write->data + i * SECTOR_BYTES : NULL, (end - i) * SECTOR_BYTES);
+        medium_put(medium, write->offset_bytes + i * SECTOR_BYTES,
+                   write->data != NULL ? write->data + i * SECTOR_BYTES : NULL, write->place,
+                   (end - i) * SECTOR_BYTES);
         count += end - i;
     }
     return count;
@@ -284,7 +337,7 @@ static uint64_t write_put(struct image *image, const struct write *write, uint64
 static void write_make_durable(struct image *image, struct write *write)
 {
     uint64_t end = write->offset_bytes + write->length_bytes;
-    write_put(image, write, 0, UINT64_MAX, image->durable);
+    write_put(write, 0, UINT64_MAX, &image->durable);
     sl_list_for_each(node, &image->unsynced)
     {
         struct write *other = sl_list_entry(node, struct write, node);
@@ -301,7 +354,8 @@ static void write_make_durable(struct image *image, struct write *write)
 
 static void write_complete(struct image *image, struct write *write, bool durable)
 {
-    put(image, image->current, write->offset_bytes, write->data, write->length_bytes);
+    medium_put(&image->current, write->offset_bytes, write->data, write->place,
+               write->length_bytes);
     write->completed_at = image->event_count;
     sl_list_remove(&write->node);
     /* Behind the last that completed. */
@@ -321,7 +375,7 @@ static void flush(struct image *image, uint64_t submitted_at)
         struct write *write = sl_list_entry(node, struct write, node);
         if (write->completed_at == 0 || write->completed_at > submitted_at)
             break;
-        write_put(image, write, 0, UINT64_MAX, image->durable);
+        write_put(write, 0, UINT64_MAX, &image->durable);
         write_free(write);
     }
 }
@@ -351,19 +405,19 @@ static void settle_write(struct sl_sim *sim, struct image *image, const struct w
     case 0:
         break;
     case 1: /* torn, front or back */
-        kept = write_put(image, write, 0, sl_sim_random(sim) % (sectors + 1), image->durable);
+        kept = write_put(write, 0, sl_sim_random(sim) % (sectors + 1), &image->durable);
         break;
     case 2:
-        kept = write_put(image, write, sl_sim_random(sim) % (sectors + 1), sectors, image->durable);
+        kept = write_put(write, sl_sim_random(sim) % (sectors + 1), sectors, &image->durable);
         break;
     case 3: /* anywhere */
         for (uint64_t i = 0; i < sectors; i++) {
             if (sl_sim_random(sim) % 2 == 0)
-                kept += write_put(image, write, i, i + 1, image->durable);
+                kept += write_put(write, i, i + 1, &image->durable);
         }
         break;
     default:
-        kept = write_put(image, write, 0, sectors, image->durable);
+        kept = write_put(write, 0, sectors, &image->durable);
     }
     sim->statistics.disk_lost_count += sectors - kept;
     sim->statistics.disk_torn_count += kept > 0 && kept < sectors;
@@ -387,7 +441,8 @@ int sl_sim_disk_crash(struct sl_sim *sim, const char *node_name, const char *pat
     sl_list_for_each(node, &image->unsynced)
     {
         const struct write *write = sl_list_entry(node, struct write, node);
-        make_current(image, write->offset_bytes, write->offset_bytes + write->length_bytes);
+        medium_copy(&image->current, &image->durable, write->offset_bytes,
+                    write->offset_bytes + write->length_bytes);
     }
     unsynced_clear(image);
     image->off = false;
@@ -468,17 +523,22 @@ void sl_sim_disk_outcome(struct sl_sim *sim, const char *node_name, const char *
                          uint8_t *content)
 {
     struct image *image = find_image(sim, node_name, path);
+    struct medium outcome = {.bytes = content,
+                             .places = sim_calloc(1, image->capacity_bytes / SL_BLOCK_BYTES + 1),
+                             .eager = true};
     unsigned index = 0;
-    memcpy(content, image->durable, image->capacity_bytes);
+    SL_ASSERT(outcome.places != NULL);
+    medium_copy(&outcome, &image->durable, 0, image->capacity_bytes);
     sl_list_for_each(node, &image->unsynced)
     {
         const struct write *write = sl_list_entry(node, struct write, node);
         if (index == torn)
-            write_put(image, write, torn_from, torn_to, content);
+            write_put(write, torn_from, torn_to, &outcome);
         else if (index < 64 && (keep_mask >> index & 1) != 0)
-            write_put(image, write, 0, UINT64_MAX, content);
+            write_put(write, 0, UINT64_MAX, &outcome);
         index++;
     }
+    free(outcome.places);
 }
 
 void sl_sim_disk_restore(struct sl_sim *sim, const char *node_name, const char *path,
@@ -487,9 +547,8 @@ void sl_sim_disk_restore(struct sl_sim *sim, const char *node_name, const char *
     struct image *image = find_image(sim, node_name, path);
     SL_ASSERT(image->open_count == 0);
     unsynced_clear(image);
-    memcpy(image->current, content, image->capacity_bytes);
-    memcpy(image->durable, content, image->capacity_bytes);
-    written_all(image);
+    medium_put(&image->current, 0, content, PLACE_ZEROES, image->capacity_bytes);
+    medium_put(&image->durable, 0, content, PLACE_ZEROES, image->capacity_bytes);
     image->off = false;
     image->stop_at = 0;
 }
@@ -568,9 +627,9 @@ static void operation_apply(struct operation *operation)
     struct sl_disk_op *op = operation->op;
     struct image *image = operation->image;
     if (op->opcode == SL_DISK_READ) {
-        const uint8_t *from = image->current + operation->read_offset;
+        uint64_t from = operation->read_offset;
         for (unsigned i = 0; i < op->piece_count; i++) {
-            memcpy(op->pieces[i].iov_base, from, op->pieces[i].iov_len);
+            medium_get(&image->current, from, op->pieces[i].iov_base, op->pieces[i].iov_len);
             from += op->pieces[i].iov_len;
         }
     } else if (op->opcode == SL_DISK_FLUSH) {
@@ -635,9 +694,10 @@ static void draw_read_faults(struct sl_sim *sim, struct operation *operation, ui
     if (sim_random_hits(sim, image->faults.rot_per_million)) {
         uint64_t at = op->offset_bytes + sl_sim_random(sim) % op->length_bytes;
         uint8_t bit = (uint8_t)(1u << sl_sim_random(sim) % 8);
-        image->written[at / UNIT_BYTES] = true;
-        image->current[at] ^= bit;
-        image->durable[at] ^= bit;
+        block_settle(&image->current, at / SL_BLOCK_BYTES);
+        block_settle(&image->durable, at / SL_BLOCK_BYTES);
+        image->current.bytes[at] ^= bit;
+        image->durable.bytes[at] ^= bit;
         sim->statistics.disk_rot_count++;
     }
     if (sim_random_hits(sim, image->faults.misdirected_read_per_million)) {

@@ -69,7 +69,7 @@ unsigned sl_sim_disk_unsynced(struct sl_sim *sim, const char *node_name, const c
 void sl_sim_disk_outcome(struct sl_sim *sim, const char *node_name, const char *path,
                          uint64_t keep_mask, unsigned torn, uint64_t torn_from, uint64_t torn_to,
                          uint8_t *content);
-/* Power is back, and this lies on the disk. Nobody may have it open. */
+/* Power is back, and this lies on the disk; NULL: zeroes. Nobody may have it open. */
 void sl_sim_disk_restore(struct sl_sim *sim, const char *node_name, const char *path,
                          const uint8_t *content);
 

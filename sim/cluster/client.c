@@ -102,9 +102,17 @@ static enum outcome replicated_outcome(const struct cluster *cluster,
     return crosses || error == -SL_E_NO_SESSION ? OUTCOME_UNTIL : OUTCOME_NEVER;
 }
 
+/* Every client asks through the same reactor of the same gateway. */
+static bool asks_one_way(const struct cluster *cluster)
+{
+    return cluster->gateway_count == 1 &&
+           cluster->processes[cluster->target_count].reactor_count == 1;
+}
+
 /* What a failure leaves open. Refusals never reach a disk. A time-out comes when the connection is
- * torn down, and the next connection of the same gateway waits for what the old one left behind:
- * for who asks through this gateway it is settled. A failed disk may have taken the write. */
+ * torn down, and the next connection of the same reactor of the same gateway waits for what the old
+ * one left behind: for who asks through it, it is settled. Through another one it may take effect
+ * later (seed 5000439). A failed disk may have taken the write. */
 static enum outcome outcome_of(const struct client *client, const struct operation *operation,
                                int error)
 {
@@ -120,7 +128,7 @@ static enum outcome outcome_of(const struct client *client, const struct operati
         return OUTCOME_NEVER;
     case -ETIMEDOUT:
     case -SL_E_UNREACHABLE:
-        return client->cluster->gateway_count == 1 ? OUTCOME_UNTIL : OUTCOME_UNKNOWN;
+        return asks_one_way(client->cluster) ? OUTCOME_UNTIL : OUTCOME_UNKNOWN;
     default:
         return OUTCOME_UNKNOWN;
     }

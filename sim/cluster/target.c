@@ -55,12 +55,8 @@ void target_format(struct process *process)
     struct sl_sim *sim = process->cluster->sim;
     struct format format = {.process = process};
     uint64_t bytes = process->cluster->disk_bytes;
-    if (sl_sim_disk_create(sim, process->name, DISK, bytes) == -EEXIST) {
-        uint8_t *zeroes = heap_keep(NULL, bytes);
-        memset(zeroes, 0, bytes);
-        sl_sim_disk_restore(sim, process->name, DISK, zeroes);
-        free(zeroes);
-    }
+    if (sl_sim_disk_create(sim, process->name, DISK, bytes) == -EEXIST)
+        sl_sim_disk_restore(sim, process->name, DISK, NULL);
     SL_ASSERT(sl_sim_node_open(sim, process->name, 0, 8 * SL_MIB, &process->nodes[0]) == 0);
     SL_ASSERT(sl_co_spawn(process->nodes[0].reactor, format_co, &format) == 0);
     SL_ASSERT(sl_sim_run_until(sim, UINT64_MAX, is_formatted, &format));
