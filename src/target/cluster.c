@@ -360,6 +360,7 @@ void sl_cluster_checkpointing(void *context, struct sl_store *store)
         /* Those of other stores may be closed already. */
         if (replica->store != store || !replica->opened || replica->copying != 0)
             continue;
+        sl_replica_feed_members(replica);
         sl_store_group_status(replica->log, &status);
         if (sl_session_index(replica->sessions).value > status.state_index)
             (void)sl_replica_state_save(replica);

@@ -151,6 +151,8 @@ struct sl_replica {
     uint64_t resyncing;            /* the member that it gives a state to; 0: none */
     struct sl_feed feeds[SL_RAFT_MEMBERS_MAX];
     unsigned feed_count;
+    bool held, held_strictly; /* the log, above held_at */
+    uint64_t held_at;
     unsigned reader_count; /* of a follower, whom the next resync waits for */
     bool resync_busy;      /* a BEGIN or END is being done */
     uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */
@@ -225,6 +227,8 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
 /* Behind a step, while there are feeds: lets the log go as far as the member has it. All of it once
  * the replica has failed, or the node ends: nobody may wait for a member then. */
 void sl_replica_feed(struct sl_replica *replica);
+/* Before some of the log goes: members that are connected and only behind are to get it first. */
+void sl_replica_feed_members(struct sl_replica *replica);
 /* Gives `to` what the log no longer has. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);
 void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_received *received);

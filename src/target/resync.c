@@ -74,7 +74,7 @@ static bool leads(const struct source *source)
 /* ---- what comes behind the state ---- */
 
 /* So far behind the end of the log it counts as caught up. */
-#define FED_LAG 64u
+#define FED_LAG 8u
 /* A member that does not get on for so long, or a repeated round that takes so long, keeps nobody
  * waiting any more. */
 #define FED_PATIENCE_NS (2 * SL_NS_PER_S)
@@ -105,10 +105,16 @@ static void hold(struct sl_replica *replica)
         index = sl_min(index, replica->feeds[i].match);
         strictly = strictly || replica->feeds[i].strict;
     }
-    if (replica->feed_count > 0)
+    if (replica->feed_count == 0)
+        sl_store_release(replica->log);
+    else if (!replica->held || strictly != replica->held_strictly || index < replica->held_at ||
+             index >= replica->held_at + FED_LAG) /* not for each entry */
         sl_store_hold(replica->log, index, strictly);
     else
-        sl_store_release(replica->log);
+        return;
+    replica->held = replica->feed_count > 0;
+    replica->held_strictly = strictly;
+    replica->held_at = index;
 }
 
 /* The log above S is held until it is read. The second time round it has been outrun: now writes
@@ -161,6 +167,23 @@ void sl_replica_feed(struct sl_replica *replica)
             feed_end(replica, &replica->feeds[i]);
     }
     hold(replica);
+}
+
+/* Some of the log is about to go. Members that are there and only behind get it first: to give one
+ * the state anew costs far more than to wait for it. */
+void sl_replica_feed_members(struct sl_replica *replica)
+{
+    const struct sl_raft_config *config = sl_raft_get_config(replica->raft);
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    for (unsigned i = 0; status.role == SL_RAFT_LEADER && i < config->count; i++) {
+        uint64_t id = config->members[i].id, match = sl_raft_match(replica->raft, id).value;
+        if (id == replica->id || match < status.boundary.value ||
+            match + FED_LAG >= status.last.value || feed_find(replica, id) != NULL ||
+            sl_peer_of_group(replica->cluster, config->members[i].node, replica->group) == NULL)
+            continue;
+        feed_begin(replica, id, match);
+    }
 }
 
 /* ---- a round ---- */
@@ -344,6 +367,7 @@ static void source_entry_co(void *argument)
     uint64_t to = source->to.id;
     uint64_t began_ns = sl_cluster_now_ns(cluster);
     int error = resync_co(source);
+    cluster->target->statistics.resync_count += error == 0;
     char bytes[32];
     sl_size_format(source->bytes, bytes, sizeof(bytes));
     if (error == 0)

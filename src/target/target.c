@@ -96,12 +96,13 @@ void sl_target_report(const struct sl_target *target)
     struct sl_log_site site = {0}; /* asked for: no flood to be thinned */
     sl_log_line(&site, SL_LOG_INFO, "target",
                 "reactor %u: replicas compared: %llu chunks, %llu passes; %llu blocks differed, "
-                "%llu mended; %llu reads served without leading",
+                "%llu mended; %llu reads served without leading; %llu resyncs given",
                 target->reactor_index, (unsigned long long)cluster->compared.chunk_count,
                 (unsigned long long)cluster->compared.pass_count,
                 (unsigned long long)cluster->compared.difference_count,
                 (unsigned long long)cluster->compared.mended_count,
-                (unsigned long long)target->statistics.follower_read_count);
+                (unsigned long long)target->statistics.follower_read_count,
+                (unsigned long long)target->statistics.resync_count);
 }
 
 void sl_target_count_injected(struct sl_target *target, const struct sl_inject *inject)

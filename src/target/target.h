@@ -64,6 +64,7 @@ struct sl_target_statistics {
     uint64_t read_count, read_bytes, write_count, write_bytes, flush_count, discard_count;
     uint64_t error_count, checksum_error_count, moved_count, inflight_count;
     uint64_t follower_read_count; /* of reads: served by a replica that does not lead */
+    uint64_t resync_count;        /* states that were given to members of groups that lead here */
     uint64_t injected_count;      /* faults that --inject struck with on this reactor */
     struct sl_copy_counters copies;
 };

@@ -115,9 +115,49 @@ static void nobody_has_it(void **state)
     world_close(&world);
 }
 
+static uint64_t resync_count(struct cluster_world *world)
+{
+    uint64_t count = 0;
+    for (unsigned i = 1; i <= world->node_count; i++) {
+        struct sl_target_statistics statistics = {0};
+        if (world->nodes[i].up)
+            sl_target_statistics(world->nodes[i].target, &statistics);
+        count += statistics.resync_count;
+    }
+    return count;
+}
+
+/* One disk is slower than the others', by so much that its node would be outrun again and again: a
+ * resync of all that was written each time, for what a part of the log does. */
+static void who_is_slow_is_fed(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 11, 3);
+    world.segment_count = 16; /* of eight, three are kept free */
+    for (unsigned i = 1; i <= 3; i++) {
+        node_end(&world, i, false);
+        node_format(&world, i);
+        node_start(&world, i);
+    }
+    world_run(&world, make_co);
+    unsigned slow = world.leader % 3 + 1;
+    struct sl_sim_disk_faults *faults =
+        sl_sim_disk_faults(world.sim, world.nodes[slow].name, DISK_PATH);
+    faults->stuck_per_million = 1000000;
+    faults->stuck_ns = 10 * SL_NS_PER_MS;
+    for (unsigned i = 0; i < 3; i++)
+        world_run(&world, world_write_much_co);
+    assert_int_equal(resync_count(&world), 0);
+    *faults = (struct sl_sim_disk_faults){0};
+    world_run(&world, world_all_equal_co);
+    assert_int_equal(resync_count(&world), 0);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(who_is_slow_is_fed),
         cmocka_unit_test(each_lacks_another),
         cmocka_unit_test(who_lags_has_it),
         cmocka_unit_test(nobody_has_it),
