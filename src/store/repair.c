@@ -11,16 +11,19 @@
 #include "store/chunk.h"
 
 static int repair_locked_co(struct chunk *chunk, unsigned block, struct sl_buf *buf,
-                            uint32_t offset_bytes, uint32_t crc)
+                            uint32_t offset_bytes, uint32_t crc, uint64_t index)
 {
     struct sl_store *store = chunk->group->store;
     unsigned region = block / SL_REGION_BLOCKS;
     uint32_t *slot = &chunk->table->regions[region].slot;
     uint32_t stored = sl_crc_stored(crc);
     int error = 0;
-    /* A newer version is on its way into the slot, or the copy is of another one. */
+    /* A newer version is on its way into the slot, or the copy is of another one; or nobody knows
+     * of which, and what has come into the region since it was asked for may be what was lost. */
     if (overlay_get(chunk, block) != NULL ||
-        (chunk->table->crcs[block] != SL_CRC_DAMAGED && chunk->table->crcs[block] != stored))
+        (chunk->table->crcs[block] != SL_CRC_DAMAGED && chunk->table->crcs[block] != stored) ||
+        (chunk->table->crcs[block] == SL_CRC_DAMAGED &&
+         chunk->table->regions[region].index > index))
         return -ESTALE;
     if (*slot == SL_SLOT_NONE) {
         error = slot_reserve(chunk, region, region);
@@ -45,7 +48,8 @@ static int repair_locked_co(struct chunk *chunk, unsigned block, struct sl_buf *
 }
 
 int sl_store_block_repair_co(struct sl_store_group *group, uint32_t number, unsigned block,
-                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc)
+                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc,
+                             uint64_t index)
 {
     struct chunk *chunk = chunk_find(group->store, group->id, number);
     if (chunk == NULL || block >= SL_CHUNK_BLOCKS)
@@ -53,7 +57,7 @@ int sl_store_block_repair_co(struct sl_store_group *group, uint32_t number, unsi
     int error = chunk_use_co(chunk);
     if (error == 0) {
         chunk_lock_co(chunk);
-        error = repair_locked_co(chunk, block, buf, offset_bytes, crc);
+        error = repair_locked_co(chunk, block, buf, offset_bytes, crc, index);
         chunk_unlock(chunk);
     }
     chunk_unuse(chunk);

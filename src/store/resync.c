@@ -108,9 +108,10 @@ int sl_store_region_put_co(struct sl_store_group *group, uint32_t number, unsign
         for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
             if (overlay_get(chunk, first + i) != NULL)
                 overlay_clear(chunk, first + i);
-            chunk->table->crcs[first + i] = (lost >> i & 1) != 0 ? SL_CRC_DAMAGED
-                                            : absent             ? SL_CRC_ABSENT
-                                                                 : sl_crc_stored(crcs[i]);
+            chunk->table->crcs[first + i] = absent ? SL_CRC_ABSENT : sl_crc_stored(crcs[i]);
+            /* What is known of a lost one stays known: nothing else is taken for it then. */
+            if ((lost >> i & 1) != 0 && crcs[i] == SL_CRC_DAMAGED)
+                chunk->table->crcs[first + i] = SL_CRC_DAMAGED;
         }
         if (absent && chunk->table->regions[region].slot != SL_SLOT_NONE)
             slot_release(chunk, region);

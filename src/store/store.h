@@ -236,7 +236,8 @@ int sl_store_write_co(struct sl_store_group *group, uint8_t type, uint32_t chunk
 int sl_store_regions_co(struct sl_store_group *group, uint32_t chunk,
                         uint64_t indexes[SL_CHUNK_REGIONS]);
 /* The whole region is `data` (64 blocks, shared, with their CRCs) from now on, as of `index`; NULL:
- * zeroes. `lost`: a bit for each block that is damaged from now on. Durable with the next
+ * zeroes. `lost`: a bit for each block that is damaged from now on, whatever the data; its CRC is
+ * that of the version that was lost, SL_CRC_DAMAGED: nobody knows. Durable with the next
  * checkpoint. */
 int sl_store_region_put_co(struct sl_store_group *group, uint32_t chunk, unsigned region,
                            uint64_t index, const struct sl_iobuf *data, const uint32_t *crcs,
@@ -248,10 +249,11 @@ int sl_store_install(struct sl_store_group *group, uint64_t index, uint64_t term
                      uint32_t state_bytes);
 
 /* Writes a block, whose checksum failed, again: `buf` at `offset_bytes` holds what another copy of
- * the group says, and `crc` is of it. -ESTALE: it is of another version than what was here, or a
- * newer one has come. */
+ * the group says, which had applied everything up to `index`, and `crc` is of it. -ESTALE: it is
+ * of another version than what was here, or may be of an older one, or a newer one has come. */
 int sl_store_block_repair_co(struct sl_store_group *group, uint32_t chunk, unsigned block,
-                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc);
+                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc,
+                             uint64_t index);
 
 /* The newest index that touched a region (0: none) and the checksums of its blocks, as readers see
  * them and as the table has them; but an absent block has that of zeroes. SL_CRC_DAMAGED: lost. */

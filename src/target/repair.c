@@ -30,6 +30,7 @@
 struct fetch {
     struct sl_list node;
     uint64_t ticket;
+    uint64_t index;                      /* that the giver must have applied */
     uint32_t from;                       /* node */
     uint32_t offset_bytes, length_bytes; /* where in buf they go */
     struct sl_buf *buf;
@@ -38,7 +39,7 @@ struct fetch {
     struct sl_wait_queue done;
 };
 
-static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint64_t index, uint32_t chunk,
+static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
                   uint16_t first_block, uint16_t block_count)
 {
     struct sl_connection *connection =
@@ -52,7 +53,7 @@ static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint64_t inde
     body->op = SL_RAFT_OP_FETCH;
     body->group = replica->group;
     body->ticket = fetch->ticket;
-    body->index = index;
+    body->index = fetch->index;
     body->chunk = chunk;
     body->first_block = first_block;
     body->block_count = block_count;
@@ -79,7 +80,8 @@ static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t 
             continue;
         fetch->from = config.members[i].node;
         fetch->ticket = ++replica->cluster->fetch_ticket;
-        error = ask_co(replica, fetch, replica->applied, chunk, first_block, block_count);
+        fetch->index = replica->applied;
+        error = ask_co(replica, fetch, chunk, first_block, block_count);
         if (error == 0)
             return 0;
         sl_log_warn("target", "group %u: node %u cannot give blocks %u of chunk %u: %s (%s)",
@@ -107,7 +109,8 @@ static int fetch_co(struct sl_replica *replica, struct fetch *fetch, uint32_t ch
         const uint32_t *crcs = (const void *)fetch->crcs->data;
         if (state == -SL_E_CHECKSUM || state == -EIO)
             (void)sl_store_block_repair_co(replica->log, chunk, first_block + i, fetch->buf,
-                                           fetch->offset_bytes + i * SL_BLOCK_BYTES, crcs[i]);
+                                           fetch->offset_bytes + i * SL_BLOCK_BYTES, crcs[i],
+                                           fetch->index);
     }
     return error;
 }

@@ -154,6 +154,49 @@ static void who_is_slow_is_fed(void **state)
     world_close(&world);
 }
 
+static unsigned couple[2];
+
+static void couple_equal_co(struct cluster_world *world)
+{
+    struct sl_capsule_group_status a, b;
+    for (unsigned tries = 0; tries < 1000; tries++) {
+        if (client_status_co(world, couple[0], &a) == 0 &&
+            client_status_co(world, couple[1], &b) == 0 && a.applied == a.last &&
+            b.applied == a.last && b.last == a.last)
+            return;
+        sl_sleep_co(20 * SL_NS_PER_MS);
+    }
+    fail_msg("nodes %u and %u do not become equal", couple[0], couple[1]);
+}
+
+/* Its source had lost a block, and so it lacks it, too; and gives a state itself to the only one
+ * that has it: which version was lost is still known, and that is kept. */
+static void lost_is_handed_on(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 12);
+    unsigned first = world.leader;
+    node_end(&world, other, false);
+    spoil(&world, first, BLOCK + 3);
+    spoil(&world, away, BLOCK + 3);
+    node_start(&world, away);
+    couple[0] = first;
+    couple[1] = away;
+    world_run(&world, couple_equal_co);
+    world_run(&world, go_on_co);
+    world_run(&world, couple_equal_co);
+    node_end(&world, first, false);
+    node_start(&world, other);
+    couple[0] = other;
+    world_run(&world, couple_equal_co);
+    world_run(&world, expect_all_co);
+    assert_true(node_find_block(&world, other, BLOCK + 3, VALUE, false) > 0);
+    node_start(&world, first);
+    world_run(&world, world_all_equal_co);
+    world_run(&world, expect_all_co);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -161,6 +204,7 @@ int main(void)
         cmocka_unit_test(each_lacks_another),
         cmocka_unit_test(who_lags_has_it),
         cmocka_unit_test(nobody_has_it),
+        cmocka_unit_test(lost_is_handed_on),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
