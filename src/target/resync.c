@@ -19,7 +19,6 @@
 #include "core/size.h"
 #include "store/format_meta.h"
 #include "target/cluster.h"
-#include "target/compare.h"
 #include "target/peer.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
@@ -214,8 +213,36 @@ static int begin_co(struct source *source)
                : error;
 }
 
-/* Into its place in the source's buffer; what is damaged here comes from another replica first. Who
- * could give it may be away: that is waited for, once. */
+/* Another replica's copy of a block, if that is of the version that is lost here, or nobody knows
+ * which one is. It need not have been mended here: its disk, or the log, may refuse. */
+static int take_given_co(struct source *source, uint32_t chunk, uint16_t block,
+                         const struct sl_span *span)
+{
+    struct sl_replica *replica = source->replica;
+    struct sl_memory *memory = replica->cluster->target->memory;
+    uint32_t crcs[SL_REGION_BLOCKS];
+    uint64_t index;
+    struct sl_iobuf data;
+    sl_iobuf_init(&data);
+    int error = sl_replica_repair_co(replica, chunk, block, 1, 0, &data);
+    if (error == 0)
+        error =
+            sl_store_region_crcs_co(replica->log, chunk, block / SL_REGION_BLOCKS, &index, crcs);
+    if (error == 0) {
+        uint32_t own = crcs[block % SL_REGION_BLOCKS];
+        uint32_t given = sl_crc_stored(sl_crc32c(0, data.spans[0].data, SL_BLOCK_BYTES));
+        if (own == given || own == SL_CRC_DAMAGED)
+            sl_copy(sl_memory_copies(memory), SL_COPY_LAND, span->data, data.spans[0].data,
+                    SL_BLOCK_BYTES);
+        else
+            error = -SL_E_CHECKSUM;
+    }
+    sl_iobuf_fini(&data);
+    return error;
+}
+
+/* Into its place in the source's buffer; what is damaged here comes from another replica. Who could
+ * give it may be away: that is waited for, once. */
 static int read_block_co(struct source *source, uint32_t chunk, uint16_t block)
 {
     struct sl_replica *replica = source->replica;
@@ -226,13 +253,11 @@ static int read_block_co(struct source *source, uint32_t chunk, uint16_t block)
         int error = sl_store_read_into_co(replica->log, chunk, block, 1, &span, 1);
         if (error != -SL_E_CHECKSUM && error != -EIO)
             return error;
-        error = sl_compare_mend_co(replica, chunk, block, SL_CRC_DAMAGED, 0);
-        if (error == -SL_E_CHECKSUM || error == -ENOMEM)
+        error = take_given_co(source, chunk, block, &span);
+        if (error == 0 || error == -SL_E_CHECKSUM || error == -ENOMEM)
             return error;
         if (!leads(source))
             return -SL_E_MOVED;
-        if (error == 0)
-            continue;
         if (source->patience == 0)
             return -SL_E_CHECKSUM;
         source->patience--;

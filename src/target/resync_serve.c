@@ -102,30 +102,36 @@ static int check_crcs(const struct sl_span *span, const uint32_t *crcs, uint64_t
 }
 
 /* Of the blocks that the source has lost, what is whole here in that very version is put into its
- * place. Answers which are lost here, too. */
-static uint64_t keep_own_co(struct sl_replica *replica, const struct sl_capsule_resync *body,
-                            const struct sl_resync_page *page, const struct sl_span *span)
+ * place. `lost`: which are lost here, too. Any other error says nothing of the blocks: they may be
+ * all that is left. */
+static int keep_own_co(struct sl_replica *replica, const struct sl_capsule_resync *body,
+                       const struct sl_resync_page *page, const struct sl_span *span,
+                       uint64_t *lost)
 {
     uint32_t own[SL_REGION_BLOCKS];
-    uint64_t index, lost = page->lost;
-    if (sl_store_region_crcs_co(replica->log, body->chunk, body->region, &index, own) < 0)
-        return lost;
-    for (unsigned i = 0; i < SL_REGION_BLOCKS; i++) {
+    uint64_t index;
+    int error = sl_store_region_crcs_co(replica->log, body->chunk, body->region, &index, own);
+    *lost = page->lost;
+    for (unsigned i = 0; error == 0 && i < SL_REGION_BLOCKS; i++) {
         struct sl_span block = *span;
         block.data += i * SL_BLOCK_BYTES;
         block.length_bytes = SL_BLOCK_BYTES;
-        if ((lost >> i & 1) != 0 && own[i] == page->crcs[i] && own[i] != SL_CRC_DAMAGED &&
+        if ((*lost >> i & 1) == 0 || own[i] != page->crcs[i] || own[i] == SL_CRC_DAMAGED)
+            continue;
+        error =
             sl_store_read_into_co(replica->log, body->chunk,
-                                  (uint16_t)(body->region * SL_REGION_BLOCKS + i), 1, &block,
-                                  1) == 0)
-            lost &= ~(UINT64_C(1) << i);
+                                  (uint16_t)(body->region * SL_REGION_BLOCKS + i), 1, &block, 1);
+        if (error == 0)
+            *lost &= ~(UINT64_C(1) << i);
+        else if (error == -SL_E_CHECKSUM || error == -EIO)
+            error = 0;
     }
-    if (lost != 0)
+    if (error == 0 && *lost != 0)
         sl_log_error("raft",
                      "group %u: %d blocks of region %u of chunk %u are taken over as lost: no "
                      "replica can give them now",
-                     replica->group, __builtin_popcountll(lost), body->region, body->chunk);
-    return lost;
+                     replica->group, __builtin_popcountll(*lost), body->region, body->chunk);
+    return error;
 }
 
 static int region_co(struct sl_replica *replica, struct sl_received *received)
@@ -148,7 +154,9 @@ static int region_co(struct sl_replica *replica, struct sl_received *received)
     int error = sl_connection_read_co(received->connection, &span, 1, body->pieces, 1);
     if (error == 0)
         error = check_crcs(&span, page->crcs, page->lost);
-    uint64_t lost = error == 0 && page->lost != 0 ? keep_own_co(replica, body, page, &span) : 0;
+    uint64_t lost = 0;
+    if (error == 0 && page->lost != 0)
+        error = keep_own_co(replica, body, page, &span, &lost);
     /* Meanwhile another source may have begun. */
     if (error == 0 && !is_current(replica, body))
         error = -ESTALE;

@@ -154,6 +154,31 @@ static void who_is_slow_is_fed(void **state)
     world_close(&world);
 }
 
+static void write_last_co(struct cluster_world *world)
+{
+    assert_int_equal(client_write_co(world, BLOCK, COUNT, VALUE + 2), 0);
+}
+
+static void expect_last_co(struct cluster_world *world)
+{
+    client_expect_co(world, BLOCK, COUNT, VALUE + 2);
+}
+
+/* What the leader wrote last is in its memory and in its log, not in its place yet, and damaged in
+ * the log: the other one gives it, though it cannot be mended there. It was asked for again and
+ * again, for ever. */
+static void damaged_in_the_log(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 11);
+    world_run(&world, write_last_co);
+    assert_true(node_find_block(&world, world.leader, BLOCK + 3, VALUE + 2, true) > 0);
+    come_back(&world);
+    assert_true(node_find_block(&world, away, BLOCK + 3, VALUE + 2, false) > 0);
+    world_run(&world, expect_last_co);
+    world_close(&world);
+}
+
 static unsigned couple[2];
 
 static void couple_equal_co(struct cluster_world *world)
@@ -200,11 +225,9 @@ static void lost_is_handed_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(who_is_slow_is_fed),
-        cmocka_unit_test(each_lacks_another),
-        cmocka_unit_test(who_lags_has_it),
-        cmocka_unit_test(nobody_has_it),
-        cmocka_unit_test(lost_is_handed_on),
+        cmocka_unit_test(who_is_slow_is_fed), cmocka_unit_test(each_lacks_another),
+        cmocka_unit_test(who_lags_has_it),    cmocka_unit_test(nobody_has_it),
+        cmocka_unit_test(damaged_in_the_log), cmocka_unit_test(lost_is_handed_on),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
