@@ -5,7 +5,8 @@
  *   connection ─► asker: READs, compares with the CRCs ─► gives them to who reads, repairs its own
  *
  * The giver is at or past the asker's index, so it never gives an older version; a newer one is
- * committed as well. What is written back is of the very version that was lost (store/repair.c).
+ * committed as well. If it is known which version was lost, nothing but that one or a newer one is
+ * taken; what is written back is of the very version that was lost (store/repair.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -26,15 +27,23 @@
 #define SCRUB_TRIES    5u
 #define SCRUB_RETRY_NS SL_NS_PER_S
 
+/* Checksums of the blocks: as they are given; of what is here, before and after, in the table's
+ * form. */
+struct fetch_page {
+    uint32_t given[SL_ENTRY_BLOCKS_MAX], before[SL_ENTRY_BLOCKS_MAX], after[SL_ENTRY_BLOCKS_MAX];
+};
+_Static_assert(sizeof(struct fetch_page) <= SL_BLOCK_BYTES, "it lies in a page");
+
 /* Blocks that were asked for. On the asker's stack. */
 struct fetch {
     struct sl_list node;
     uint64_t ticket;
     uint64_t index;                      /* that the giver must have applied */
+    uint64_t newest;                     /* what is here may be of */
     uint32_t from;                       /* node */
     uint32_t offset_bytes, length_bytes; /* where in buf they go */
     struct sl_buf *buf;
-    struct sl_buf *crcs; /* a page */
+    struct sl_buf *crcs; /* struct fetch_page */
     bool busy, given;
     struct sl_wait_queue done;
 };
@@ -68,6 +77,54 @@ static int ask_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chun
     return error == 0 && !fetch->given ? -SL_E_PROTOCOL : error;
 }
 
+/* Answers the newest index that touched any of the regions. */
+static uint64_t own_crcs_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
+                            uint16_t block_count, uint32_t *crcs)
+{
+    uint64_t newest = 0;
+    for (unsigned i = 0; i < block_count;) {
+        uint32_t of_region[SL_REGION_BLOCKS];
+        uint64_t index;
+        unsigned block = first_block + i;
+        int error = sl_store_region_crcs_co(replica->log, chunk, block / SL_REGION_BLOCKS, &index,
+                                            of_region);
+        for (unsigned at = block % SL_REGION_BLOCKS; at < SL_REGION_BLOCKS && i < block_count; at++)
+            crcs[i++] = error == 0 ? of_region[at] : SL_CRC_DAMAGED;
+        newest = sl_max(newest, index);
+    }
+    return newest;
+}
+
+/* What was given must be what is known to be lost, or newer. A leader that serves has what its
+ * followers have applied once it has applied what is committed; who follows can not tell.
+ * -SL_E_CHECKSUM: it is something else. */
+static int judge_given_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
+                          uint16_t first_block, uint16_t block_count)
+{
+    struct fetch_page *page = (void *)fetch->crcs->data;
+    struct sl_raft_status status;
+    unsigned i = 0;
+    while (i < block_count &&
+           (page->before[i] == SL_CRC_DAMAGED || page->before[i] == sl_crc_stored(page->given[i])))
+        i++;
+    if (i == block_count)
+        return 0;
+    sl_raft_get_status(replica->raft, &status);
+    bool leads = status.role == SL_RAFT_LEADER && status.serving;
+    if (leads && sl_replica_reach_co(replica, status.commit.value) < 0)
+        return -EAGAIN;
+    (void)own_crcs_co(replica, chunk, first_block, block_count, page->after);
+    for (; i < block_count; i++) {
+        uint32_t given = sl_crc_stored(page->given[i]);
+        if (page->before[i] == SL_CRC_DAMAGED || page->before[i] == given ||
+            page->after[i] == given)
+            continue;
+        bool stands = page->before[i] == page->after[i] && fetch->newest <= fetch->index;
+        return leads && stands ? -SL_E_CHECKSUM : -EAGAIN;
+    }
+    return 0;
+}
+
 /* `from`: nobody but that node; 0: each, one after the other. */
 static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t chunk,
                       uint16_t first_block, uint16_t block_count, uint32_t from)
@@ -81,7 +138,12 @@ static int ask_all_co(struct sl_replica *replica, struct fetch *fetch, uint32_t 
         fetch->from = config.members[i].node;
         fetch->ticket = ++replica->cluster->fetch_ticket;
         fetch->index = replica->applied;
+        fetch->given = false;
+        fetch->newest = own_crcs_co(replica, chunk, first_block, block_count,
+                                    ((struct fetch_page *)(void *)fetch->crcs->data)->before);
         error = ask_co(replica, fetch, chunk, first_block, block_count);
+        if (error == 0)
+            error = judge_given_co(replica, fetch, chunk, first_block, block_count);
         if (error == 0)
             return 0;
         sl_log_warn("target", "group %u: node %u cannot give blocks %u of chunk %u: %s (%s)",
@@ -98,7 +160,6 @@ static int fetch_co(struct sl_replica *replica, struct fetch *fetch, uint32_t ch
                     uint16_t first_block, uint16_t block_count, uint32_t from)
 {
     fetch->length_bytes = block_count * SL_BLOCK_BYTES;
-    fetch->given = false;
     int error = ask_all_co(replica, fetch, chunk, first_block, block_count, from);
     for (unsigned i = 0; error == 0 && i < block_count; i++) {
         struct sl_iobuf own;
@@ -106,10 +167,10 @@ static int fetch_co(struct sl_replica *replica, struct fetch *fetch, uint32_t ch
         /* Only what is bad: the others may have newer versions by now. */
         int state = sl_store_read_co(replica->log, chunk, (uint16_t)(first_block + i), 1, &own);
         sl_iobuf_fini(&own);
-        const uint32_t *crcs = (const void *)fetch->crcs->data;
+        const struct fetch_page *page = (const void *)fetch->crcs->data;
         if (state == -SL_E_CHECKSUM || state == -EIO)
             (void)sl_store_block_repair_co(replica->log, chunk, first_block + i, fetch->buf,
-                                           fetch->offset_bytes + i * SL_BLOCK_BYTES, crcs[i],
+                                           fetch->offset_bytes + i * SL_BLOCK_BYTES, page->given[i],
                                            fetch->index);
     }
     return error;
@@ -266,10 +327,10 @@ static int serve_give_co(struct sl_target_cluster *cluster, struct sl_received *
     fetch->busy = true;
     struct sl_span span = sl_buf_span(fetch->buf, fetch->offset_bytes, fetch->length_bytes);
     int error = sl_connection_read_co(received->connection, &span, 1, &given->piece, 1);
-    memcpy(fetch->crcs->data, received->payload->data, SL_BLOCK_BYTES); /* header: CRCs */
-    const uint32_t *crcs = (const void *)fetch->crcs->data;
+    struct fetch_page *page = (void *)fetch->crcs->data;
+    memcpy(page->given, received->payload->data, sizeof(page->given)); /* header: CRCs */
     for (unsigned i = 0; error == 0 && i < given->block_count; i++) {
-        if (sl_crc32c(0, span.data + i * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != crcs[i])
+        if (sl_crc32c(0, span.data + i * SL_BLOCK_BYTES, SL_BLOCK_BYTES) != page->given[i])
             error = -SL_E_CHECKSUM;
     }
     fetch->given = error == 0;

@@ -635,6 +635,31 @@ static void source_is_damaged(void **state)
     world_close(&world);
 }
 
+/* ---- a giver that is wrong ---- */
+
+static void read_lost_co(struct cluster_world *world)
+{
+    assert_int_equal(client_read_co(world, BLOCK, COUNT), -SL_E_CHECKSUM);
+}
+
+/* What is damaged here has a checksum here: what another replica gives is no good if it has another
+ * one, though it fits its own. The reader was given it. */
+static void giver_is_wrong(void **state)
+{
+    struct cluster_world world;
+    open_settled(&world, 14, 3);
+    unsigned leader = world.leader, first = leader == 1 ? 2 : 1, second = 6 - leader - first;
+    forge_blocks(&world, first, BLOCK + 3, 1, 17);
+    assert_true(node_find_block(&world, leader, BLOCK + 3, VALUE, true) > 0);
+    world_run(&world, expect_written_co);
+    assert_true(node_find_block(&world, leader, BLOCK + 3, VALUE, false) > 0);
+    forge_blocks(&world, second, BLOCK + 3, 1, 18);
+    assert_true(node_find_block(&world, leader, BLOCK + 3, VALUE, true) > 0);
+    world_run(&world, read_lost_co);
+    assert_int_equal(world.leader, leader);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -653,6 +678,7 @@ int main(void)
         cmocka_unit_test(comparison_is_paced),
         cmocka_unit_test(clean_is_clean),
         cmocka_unit_test(source_is_damaged),
+        cmocka_unit_test(giver_is_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
