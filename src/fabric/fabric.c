@@ -58,7 +58,7 @@ void sl_fabric_drain_co(struct sl_fabric *fabric)
     fabric->is_draining = true;
     sl_list_for_each(node, &fabric->connections)
         sl_connection_shutdown(sl_list_entry(node, struct sl_connection, node), -ECANCELED);
-    while (fabric->connection_count > 0)
+    while (fabric->connection_count > 0 || atomic_load(&fabric->handover_count) > 0)
         sl_wait_queue_co(&fabric->changed);
 }
 
@@ -87,9 +87,11 @@ struct handover {
 static void handover_arrived(struct sl_mail *mail)
 {
     struct handover *handover = sl_container_of(mail, struct handover, mail);
-    sl_connection_incoming(handover->fabric, handover->request, handover->handlers,
-                           handover->owner);
+    struct sl_fabric *fabric = handover->fabric;
+    sl_connection_incoming(fabric, handover->request, handover->handlers, handover->owner);
     free(handover);
+    atomic_fetch_sub(&fabric->handover_count, 1);
+    sl_wait_queue_wake_all(&fabric->changed, 0);
 }
 
 static void request_came(void *owner, struct sl_link_incoming *request)
@@ -116,6 +118,7 @@ static void request_came(void *owner, struct sl_link_incoming *request)
         .handlers = listener->handlers,
         .owner = listener->reactors[wanted.reactor_index].owner,
     };
+    atomic_fetch_add(&handover->fabric->handover_count, 1);
     sl_reactor_post(handover->fabric->config.reactor, &handover->mail);
 }
 

@@ -2,6 +2,8 @@
 #ifndef SL_FABRIC_PRIVATE_H
 #define SL_FABRIC_PRIVATE_H
 
+#include <stdatomic.h>
+
 #include "core/reactor.h"
 #include "fabric/fabric.h"
 #include "mem/pool.h"
@@ -55,7 +57,8 @@ struct sl_fabric {
     struct sl_list connections; /* until freed */
     unsigned connection_count;
     bool is_draining;             /* takes and makes no connection any more */
-    struct sl_wait_queue changed; /* a connection was freed */
+    atomic_uint handover_count;   /* requests on their way here from the reactor that listens */
+    struct sl_wait_queue changed; /* a connection was freed, or a request has come */
     struct sl_pool txs;
     struct sl_buf **capsule_pages; /* memory of the capsules in `txs`: registered */
     unsigned capsule_page_count;

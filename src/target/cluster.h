@@ -48,6 +48,7 @@ struct sl_target_cluster {
     struct sl_wait_queue idle, stop; /* pending has become 0; closing has begun */
     struct sl_list fetches;          /* repair.c: asked for and not here yet */
     uint64_t fetch_ticket;
+    unsigned source_count; /* resync.c: states that are being given */
     struct {
         uint64_t pass_count, chunk_count, difference_count, mended_count;
     } compared; /* compare.c */
@@ -229,6 +230,9 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
 void sl_replica_feed(struct sl_replica *replica);
 /* Before some of the log goes: members that are connected and only behind are to get it first. */
 void sl_replica_feed_members(struct sl_replica *replica);
+/* States given at a time. Each keeps memory while it waits for its receiver, who needs some, too,
+ * and may be a source himself: without a bound two nodes could wait for each other. */
+#define SL_RESYNC_SOURCES_MAX 8u
 /* Gives `to` what the log no longer has. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to);
 void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_received *received);

@@ -411,6 +411,7 @@ static void source_entry_co(void *argument)
     free(source->state);
     free(source);
     replica->resyncing = 0;
+    cluster->source_count--;
     struct sl_feed *feed = feed_find(replica, to);
     if (feed != NULL)
         feed->ns = sl_cluster_now_ns(cluster);
@@ -420,10 +421,12 @@ static void source_entry_co(void *argument)
     sl_cluster_leave(cluster);
 }
 
-/* One at a time from each group; the core asks again. */
+/* One at a time from each group, and few in all; the core asks again. */
 void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to)
 {
-    if (replica->resyncing != 0 || replica->cluster->closing || replica->copying != 0)
+    struct sl_target_cluster *cluster = replica->cluster;
+    if (replica->resyncing != 0 || cluster->closing || replica->copying != 0 ||
+        cluster->source_count >= SL_RESYNC_SOURCES_MAX)
         return;
     struct source *source = calloc(1, sizeof(*source));
     if (source == NULL)
@@ -431,8 +434,10 @@ void sl_replica_resync(struct sl_replica *replica, struct sl_raft_replica to)
     source->replica = replica;
     source->to = to;
     replica->resyncing = to.id;
-    if (sl_cluster_spawn(replica->cluster, source_entry_co, source) < 0) {
+    cluster->source_count++;
+    if (sl_cluster_spawn(cluster, source_entry_co, source) < 0) {
         replica->resyncing = 0;
+        cluster->source_count--;
         free(source);
     }
 }

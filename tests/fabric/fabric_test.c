@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "core/error.h"
+#include "fabric/private.h"
 #include "fabric_world.h"
 
 static const struct world_link *link_of(void **state)
@@ -512,6 +513,63 @@ static void test_drain(void **state)
     world_close(&world);
 }
 
+/* Between the link's word of a request and its arrival at the fabric that it is for. */
+static struct {
+    struct node *node;
+    void (*incoming)(void *owner, struct sl_link_incoming *request);
+    void *owner;
+    bool was_on_its_way, drained_early;
+} handover;
+
+static void drain_now_co(void *argument)
+{
+    struct node *node = argument;
+    sl_fabric_drain_co(node->fabric);
+    handover.drained_early = atomic_load(&node->fabric->handover_count) > 0;
+    node->is_drained = true;
+}
+
+static void incoming_and_drain(void *owner, struct sl_link_incoming *request)
+{
+    struct node *node = handover.node;
+    handover.incoming(handover.owner, request);
+    handover.was_on_its_way = atomic_load(&node->fabric->handover_count) > 0;
+    (void)sl_co_spawn(node->reactor, drain_now_co, node);
+}
+
+static int listen_for_handover(struct sl_link_domain *domain, const char *address,
+                               void (*incoming)(void *owner, struct sl_link_incoming *request),
+                               void *owner, char *bound, struct sl_link_listener **listener)
+{
+    handover.incoming = incoming;
+    handover.owner = owner;
+    return sl_link_sim.listen(domain, address, incoming_and_drain, owner, bound, listener);
+}
+
+/* A request that is on its way from the reactor that listens to its own is awaited: it came to a
+ * fabric that was no more (cluster_sim, seed 6000627). */
+static void test_drain_awaits_handover(void **state)
+{
+    struct world world;
+    struct server server;
+    struct client client;
+    struct sl_link_ops link = sl_link_sim;
+    link.listen = listen_for_handover;
+    world_open(&world, link_of(state), 2, NULL);
+    memset(&handover, 0, sizeof(handover));
+    handover.node = &world.nodes[1];
+    handover.node->fabric->config.link = &link;
+    servers_open(&server, &world, 1);
+    assert_true(client_connect(&client, &world, &server, 0) < 0);
+    world_run_flag(&world, &handover.node->is_drained);
+    assert_true(handover.was_on_its_way);
+    assert_false(handover.drained_early);
+    assert_int_equal(server.opened_count, 0);
+    handover.node->is_drained = false;
+    servers_close(&server);
+    world_close(&world);
+}
+
 /* ---- malformed ---- */
 
 /* Each ends its own connection, and no other. */
@@ -814,6 +872,7 @@ static const struct {
     {"calls_both_ways", test_calls_both_ways, ALL},
     {"death", test_death, ALL},
     {"drain", test_drain, ALL},
+    {"drain_awaits_handover", test_drain_awaits_handover, SIM_ONLY},
     {"silence", test_silence, SIM_ONLY},
     {"silent_client", test_silent_client, ALL},
     {"stalled_reactor", test_stalled_reactor, REAL_ONLY},

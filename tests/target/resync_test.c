@@ -222,12 +222,34 @@ static void lost_is_handed_on(void **state)
     world_close(&world);
 }
 
+static void stay_behind_co(struct cluster_world *world)
+{
+    sl_sleep_co(5 * SL_NS_PER_S);
+    assert_int_equal(resync_count(world), 0);
+}
+
+/* So many states are given at a time, and no more; then it is asked again. */
+static void few_at_a_time(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 12);
+    struct sl_target_cluster *leading = world.nodes[world.leader].target->cluster;
+    leading->source_count += SL_RESYNC_SOURCES_MAX;
+    node_start(&world, away);
+    world_run(&world, stay_behind_co);
+    leading->source_count -= SL_RESYNC_SOURCES_MAX;
+    world_run(&world, world_all_equal_co);
+    assert_true(resync_count(&world) > 0);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(who_is_slow_is_fed), cmocka_unit_test(each_lacks_another),
-        cmocka_unit_test(who_lags_has_it),    cmocka_unit_test(nobody_has_it),
-        cmocka_unit_test(damaged_in_the_log), cmocka_unit_test(lost_is_handed_on),
+        cmocka_unit_test(who_is_slow_is_fed), cmocka_unit_test(few_at_a_time),
+        cmocka_unit_test(each_lacks_another), cmocka_unit_test(who_lags_has_it),
+        cmocka_unit_test(nobody_has_it),      cmocka_unit_test(damaged_in_the_log),
+        cmocka_unit_test(lost_is_handed_on),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
