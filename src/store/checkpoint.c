@@ -25,6 +25,7 @@
  * it before that. */
 #define HELD_PERCENT        85
 #define HELD_STRICT_PERCENT 75
+#define HELD_WAIT_NS        SL_NS_PER_S
 /* After an error of the medium. */
 #define RETRY_NS (100 * SL_NS_PER_MS)
 
@@ -600,16 +601,20 @@ void sl_store_release(struct sl_store_group *group)
     checkpoint_kick(group->store);
 }
 
-/* Who writes faster than the reader reads would outrun it for good. */
+/* Who writes faster than the reader reads would outrun it for good. But a reader that is slower by
+ * far, as its disk is about to fail, may not make anybody's write fail. */
 void store_hold_wait_co(struct sl_store_group *group)
 {
     struct sl_store *store = group->store;
     const struct wal *wal = &store->wal;
+    uint64_t deadline_ns = sl_reactor_clock_ns(store->reactor) + HELD_WAIT_NS;
     while (store->failed == 0 && !store->stopping && group->held != SL_HELD_NONE &&
            group->held_strictly &&
            (used_segments(wal) * 100 >= (uint64_t)wal->segment_count * HELD_STRICT_PERCENT ||
-            wal_free_segments(wal) <= SL_WAL_RESERVE_SEGMENTS + 2))
-        sl_wait_queue_co(&store->wal.room);
+            wal_free_segments(wal) <= SL_WAL_RESERVE_SEGMENTS + 2)) {
+        if (sl_wait_queue_until_co(&store->wal.room, deadline_ns) == -ETIMEDOUT)
+            return;
+    }
 }
 
 static bool is_due(const struct sl_store *store)

@@ -122,6 +122,32 @@ static void test_held(void **state)
     live(20, held_late_co, held_again_co, NULL);
 }
 
+/* A reader for whom writers wait, and who does not get on: no writer waits for more than a second,
+ * and once most of the log is in use nobody waits any more. */
+static void waits_a_second_co(struct store_world *w)
+{
+    struct sl_store_group *group, *other;
+    uint64_t slowest_ns = 0;
+    world_open_groups_co(w, &group, &other);
+    sl_store_hold(group, 0, true);
+    for (unsigned index = 1; group->held == 0; index++) {
+        uint64_t begin_ns = sl_reactor_clock_ns(w->store->reactor);
+        wal_roll(w->store); /* a segment each */
+        world_append_co(w, group, index, 1, SL_ENTRY_WRITE, 10 * index);
+        assert_int_equal(sl_store_apply_co(group, index), 0);
+        slowest_ns = sl_max(slowest_ns, sl_reactor_clock_ns(w->store->reactor) - begin_ns);
+        assert_true(index < 20);
+    }
+    assert_true(slowest_ns >= SL_NS_PER_S);
+    assert_true(slowest_ns < SL_NS_PER_S + SL_NS_PER_S / 10);
+    world_close_co(w);
+}
+
+static void test_waits_a_second(void **state)
+{
+    live(20, waits_a_second_co, NULL, NULL);
+}
+
 /* What a checkpoint has loaded to move it stays until it is moved, whoever is short of memory: one
  * by one, with a header each, it would take more of the log than it frees. */
 static bool kicking;
@@ -437,10 +463,10 @@ static void test_long_batch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_held),          cmocka_unit_test(test_moved),
-        cmocka_unit_test(test_moved_damaged), cmocka_unit_test(test_moved_cut),
-        cmocka_unit_test(test_deleted),       cmocka_unit_test(test_stopped_full),
-        cmocka_unit_test(test_long_batch),
+        cmocka_unit_test(test_held),         cmocka_unit_test(test_waits_a_second),
+        cmocka_unit_test(test_moved),        cmocka_unit_test(test_moved_damaged),
+        cmocka_unit_test(test_moved_cut),    cmocka_unit_test(test_deleted),
+        cmocka_unit_test(test_stopped_full), cmocka_unit_test(test_long_batch),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
