@@ -103,8 +103,10 @@ struct sl_replica_step {
 struct sl_lane {
     struct sl_wait_queue waiters;
     bool busy;
-    unsigned jobs;           /* that wait, or go */
-    uint64_t to, term, last; /* of the newest */
+    unsigned jobs;         /* that wait, or go */
+    unsigned calls, beats; /* not answered yet, with entries and in their place */
+    uint64_t to, term;     /* of the newest */
+    uint64_t from, last;   /* what is under way: entries above from, up to last */
 };
 
 /* A member that is behind, or gets a state, for which the log is held. */

@@ -17,11 +17,16 @@
 
 /* Spans of the payload of one message that is READ: their pieces share a page with the records. */
 #define PIECES_MAX 64u
+/* To a member that has not answered so many. */
+#define BEATS_MAX  2u
 #define PIECE_ROOM (PIECES_MAX * sizeof(struct sl_remote_piece))
 
 /* One capsule on its way. */
 struct raft_call {
     struct sl_replica *replica;
+    unsigned *unanswered; /* of the lane: calls or beats; NULL: not counted */
+    uint64_t to, term;    /* the lane's, then */
+    struct sl_lane *lane;
     struct sl_connection *connection; /* referenced */
     union sl_capsule capsule, reply;
     struct sl_buf *page; /* of records and pieces, or NULL */
@@ -51,8 +56,20 @@ static struct raft_call *call_make(struct sl_replica *replica, uint32_t node)
     return call;
 }
 
+static void call_count(struct raft_call *call, struct sl_lane *lane, unsigned *unanswered)
+{
+    call->lane = lane;
+    call->to = lane->to;
+    call->term = lane->term;
+    call->unanswered = unanswered;
+    ++*unanswered;
+}
+
 static void call_free(struct raft_call *call)
 {
+    /* The lane may be another member's by now, or of another term. */
+    if (call->unanswered != NULL && call->lane->to == call->to && call->lane->term == call->term)
+        --*call->unanswered;
     for (unsigned i = 0; i < call->owner_count; i++)
         sl_buf_unref(call->owners[i]);
     sl_buf_unref(call->page);
@@ -205,6 +222,8 @@ static void append_entry_co(void *argument)
         struct raft_call *call = call_make(replica, job->message.to.node);
         if (call == NULL)
             break;
+        if (lane->to == job->message.to.id && lane->term == job->message.term.value)
+            call_count(call, lane, &lane->calls);
         int length = fill_co(call, &job->message);
         if (length < 0) {
             call_free(call);
@@ -219,21 +238,57 @@ static void append_entry_co(void *argument)
     sl_cluster_leave(cluster);
 }
 
-/* Whether these very entries wait in the lane already. The core sends again what was not answered
- * in time; but what has to come from the disk may just be slow, and the second time would not be
- * faster: without this the lane of a member that is far behind would fill with the same entries. */
+/* Whether these very entries wait in the lane already, or for their answer. The core sends again
+ * what was not answered in time; but what has to come from the disk, or waits for room over there,
+ * may just be slow, and the second time would not be faster: without this the lane of a member that
+ * is far behind, and our memory, would fill with the same entries. What is lost ends its call. */
 static bool is_under_way(const struct sl_lane *lane, const struct sl_raft_message *message)
 {
-    return lane->jobs > 0 && lane->to == message->to.id && lane->term == message->term.value &&
-           message->index.value + message->count <= lane->last;
+    bool sent = lane->calls > 0 && message->index.value >= lane->from;
+    return (lane->jobs > 0 || sent) && message->index.value + message->count <= lane->last;
+}
+
+static void send_alone(struct sl_replica *replica, const struct sl_raft_message *message,
+                       struct sl_lane *lane)
+{
+    struct raft_call *call = call_make(replica, message->to.node);
+    if (call == NULL)
+        return;
+    if (lane != NULL)
+        call_count(call, lane, &lane->beats);
+    sl_raft_wire_put(&((struct sl_capsule_raft *)(void *)&call->capsule)->wire, replica->group,
+                     message);
+    call_start(call, message, offsetof(struct sl_capsule_raft, records));
+}
+
+/* In the place of entries that are under way: the member may wait for what it says, that its leader
+ * is there, and what is committed. */
+static void send_beat(struct sl_replica *replica, const struct sl_raft_message *message,
+                      struct sl_lane *lane)
+{
+    struct sl_raft_message beat = *message;
+    beat.count = 0;
+    if (lane->beats < BEATS_MAX)
+        send_alone(replica, &beat, lane);
 }
 
 static void send_append(struct sl_replica *replica, const struct sl_raft_message *message)
 {
     int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), message->to.id);
     struct sl_lane *lane = &replica->lanes[slot < 0 ? 0 : slot];
-    if (is_under_way(lane, message))
+    uint64_t index = message->index.value;
+    if (lane->to != message->to.id || lane->term != message->term.value) {
+        lane->to = message->to.id;
+        lane->term = message->term.value;
+        lane->from = index;
+        lane->last = index;
+        lane->calls = 0;
+        lane->beats = 0;
+    }
+    if (is_under_way(lane, message)) {
+        send_beat(replica, message, lane);
         return;
+    }
     struct append_job *job = malloc(sizeof(*job));
     if (job == NULL)
         return;
@@ -242,10 +297,10 @@ static void send_append(struct sl_replica *replica, const struct sl_raft_message
         free(job);
         return;
     }
+    bool anew = lane->jobs + lane->calls == 0 || index < lane->from;
+    lane->from = anew ? index : lane->from;
+    lane->last = index + message->count;
     lane->jobs++;
-    lane->to = message->to.id;
-    lane->term = message->term.value;
-    lane->last = message->index.value + message->count;
 }
 
 void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *message)
@@ -256,10 +311,5 @@ void sl_replica_send(struct sl_replica *replica, const struct sl_raft_message *m
         send_append(replica, message);
         return;
     }
-    struct raft_call *call = call_make(replica, message->to.node);
-    if (call == NULL)
-        return;
-    sl_raft_wire_put(&((struct sl_capsule_raft *)(void *)&call->capsule)->wire, replica->group,
-                     message);
-    call_start(call, message, offsetof(struct sl_capsule_raft, records));
+    send_alone(replica, message, NULL);
 }

@@ -850,6 +850,42 @@ static void lane_co(struct cluster_world *world)
     assert_int_equal(replica->lanes[slot].jobs, 3);
 }
 
+/* Nor is one that was sent and is not answered; a member that is slow is told that its leader is
+ * there, and what is committed, by few messages. One came to have all of its leader's memory, and
+ * waited for what it would have learnt from a heartbeat (cluster_sim, seed 7000874). */
+static void unanswered_co(struct cluster_world *world)
+{
+    struct sl_replica *replica = leader_of(world);
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    unsigned to = world->leader % 3 + 1;
+    int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), REPLICA(to));
+    struct sl_lane *lane = &replica->lanes[slot];
+    uint64_t index = status.last.value - 1;
+    *lane = (struct sl_lane){.waiters = lane->waiters,
+                             .calls = 1,
+                             .to = REPLICA(to),
+                             .term = status.term.value,
+                             .from = index,
+                             .last = index + 1};
+    struct sl_raft_message message = {.kind = SL_RAFT_APPEND,
+                                      .term = status.term,
+                                      .to = {REPLICA(to), to},
+                                      .index = {index},
+                                      .count = 1};
+    for (unsigned i = 0; i < 100; i++)
+        sl_replica_send(replica, &message);
+    assert_int_equal(lane->jobs, 0);
+    assert_int_equal(lane->beats, 2);
+    message.index.value--; /* it has said that it lacks what comes before */
+    message.count = 2;
+    sl_replica_send(replica, &message);
+    assert_int_equal(lane->jobs, 1);
+    lane->calls--;
+    sl_sleep_co(SL_NS_PER_S);
+    assert_int_equal(lane->beats + lane->calls + lane->jobs, 0);
+}
+
 static void elsewhere(void **state)
 {
     struct cluster_world world;
@@ -857,6 +893,7 @@ static void elsewhere(void **state)
     world_run(&world, make_co);
     world_run(&world, transfer_again_co);
     world_run(&world, closing_co);
+    world_run(&world, unanswered_co);
     world_run(&world, lane_co);
     world_close(&world);
 }
