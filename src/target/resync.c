@@ -36,6 +36,7 @@ struct source {
     unsigned patience; /* seconds left to wait for replicas that have what is damaged here */
     void *state;
     uint32_t state_bytes;
+    uint64_t indexes[SL_CHUNK_REGIONS]; /* of a chunk's regions */
     struct sl_buf *buf, *page; /* a region, its CRCs */
 };
 
@@ -324,8 +325,8 @@ static int region_co(struct source *source, uint32_t chunk, unsigned region)
 static int regions_co(struct source *source)
 {
     uint64_t chunks = source->replica->size_bytes / SL_CHUNK_BYTES;
+    uint64_t *indexes = source->indexes;
     for (uint64_t chunk = 0; chunk < chunks; chunk++) {
-        uint64_t indexes[SL_CHUNK_REGIONS];
         int error = sl_store_regions_co(source->replica->log, (uint32_t)chunk, indexes);
         for (unsigned region = 0; error == 0 && region < SL_CHUNK_REGIONS; region++) {
             if (indexes[region] <= source->have)
