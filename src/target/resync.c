@@ -37,7 +37,7 @@ struct source {
     void *state;
     uint32_t state_bytes;
     uint64_t indexes[SL_CHUNK_REGIONS]; /* of a chunk's regions */
-    struct sl_buf *buf, *page; /* a region, its CRCs */
+    struct sl_buf *buf, *page;          /* a region, its CRCs */
 };
 
 static void fill(const struct source *source, enum sl_resync_step step, union sl_capsule *capsule)
