@@ -26,6 +26,8 @@
 #define HELD_PERCENT        85
 #define HELD_STRICT_PERCENT 75
 #define HELD_WAIT_NS        SL_NS_PER_S
+/* A hold that moves on by fewer entries stands: nothing of the log would go. */
+#define HELD_STEP 8u
 /* After an error of the medium. */
 #define RETRY_NS (100 * SL_NS_PER_MS)
 
@@ -584,7 +586,9 @@ static uint64_t choose_cut(struct sl_store *store)
 
 void sl_store_hold(struct sl_store_group *group, uint64_t index, bool strictly)
 {
-    if (group->held == index && group->held_strictly == strictly)
+    bool stands =
+        group->held != SL_HELD_NONE && index >= group->held && index - group->held < HELD_STEP;
+    if (stands && group->held_strictly == strictly)
         return;
     group->held = index;
     group->held_strictly = strictly;

@@ -150,7 +150,8 @@ void sl_store_group_status(const struct sl_store_group *group,
                            struct sl_store_group_status *status);
 /* Keeps the entries above `index` in the log for a reader that is behind, though they are applied:
  * not beyond most of the log, then the hold ends by itself. `strictly`: before that, writes of this
- * group wait, each for a second at most. Another call moves the hold. */
+ * group wait, each for a second at most. Another call moves the hold, by 8 entries or more, or
+ * back. */
 void sl_store_hold(struct sl_store_group *group, uint64_t index, bool strictly);
 void sl_store_release(struct sl_store_group *group);
 /* Term and vote, durable on return. The term never falls. */

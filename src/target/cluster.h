@@ -154,8 +154,6 @@ struct sl_replica {
     uint64_t resyncing;            /* the member that it gives a state to; 0: none */
     struct sl_feed feeds[SL_RAFT_MEMBERS_MAX];
     unsigned feed_count;
-    bool held, held_strictly; /* the log, above held_at */
-    uint64_t held_at;
     unsigned reader_count; /* of a follower, whom the next resync waits for */
     bool resync_busy;      /* a BEGIN or END is being done */
     uint64_t resync_from, resync_term, resync_index; /* whose regions are taken; 0: nobody's */

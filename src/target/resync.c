@@ -105,16 +105,10 @@ static void hold(struct sl_replica *replica)
         index = sl_min(index, replica->feeds[i].match);
         strictly = strictly || replica->feeds[i].strict;
     }
-    if (replica->feed_count == 0)
-        sl_store_release(replica->log);
-    else if (!replica->held || strictly != replica->held_strictly || index < replica->held_at ||
-             index >= replica->held_at + FED_LAG) /* not for each entry */
+    if (replica->feed_count > 0)
         sl_store_hold(replica->log, index, strictly);
     else
-        return;
-    replica->held = replica->feed_count > 0;
-    replica->held_strictly = strictly;
-    replica->held_at = index;
+        sl_store_release(replica->log);
 }
 
 /* The log above S is held until it is read. The second time round it has been outrun: now writes
@@ -143,9 +137,10 @@ static bool feed_on(struct sl_replica *replica, struct sl_feed *feed,
     uint64_t match = sl_raft_match(replica->raft, feed->member).value;
     bool late = feed->ns + FED_PATIENCE_NS <= now_ns;
     bool copying = replica->resyncing == feed->member;
+    bool outrun = sl_max(match, feed->match) < status->boundary.value;
     if (status->role != SL_RAFT_LEADER || replica->failed ||
         sl_raft_config_find(sl_raft_get_config(replica->raft), feed->member) < 0 ||
-        (!copying && (late || match + FED_LAG >= status->last.value)))
+        (!copying && (late || outrun || match + FED_LAG >= status->last.value)))
         return false;
     if (match > feed->match) {
         feed->match = match;

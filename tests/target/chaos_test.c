@@ -208,27 +208,6 @@ static bool actors_are_done(void *argument)
     return ((struct chaos *)argument)->running == 0;
 }
 
-static void all_equal_co(struct cluster_world *world)
-{
-    static struct sl_capsule_group_status status[WORLD_NODES + 1];
-    for (unsigned tries = 0; tries < 1000; tries++) {
-        bool equal = true;
-        for (unsigned i = 1; i <= world->node_count; i++) {
-            equal = client_status_co(world, i, &status[i]) == 0 && equal;
-            equal = equal && status[i].applied == status[1].last &&
-                    status[i].commit == status[1].last && status[i].last == status[1].last;
-        }
-        if (equal)
-            return;
-        sl_sleep_co(20 * SL_NS_PER_MS);
-    }
-    for (unsigned i = 1; i <= world->node_count; i++)
-        fprintf(stderr, "node %u: role %u flags %u last %llu commit %llu applied %llu\n", i,
-                status[i].role, status[i].flags, (unsigned long long)status[i].last,
-                (unsigned long long)status[i].commit, (unsigned long long)status[i].applied);
-    fail_msg("the replicas do not become equal");
-}
-
 /* The same blocks at every replica, as its store has them. */
 static void compare_co(struct cluster_world *world)
 {
@@ -266,7 +245,7 @@ static void run_seed(uint64_t seed)
     if (!sl_sim_run_until(world->sim, sl_sim_now_ns(world->sim) + 300 * SL_NS_PER_S,
                           actors_are_done, &chaos))
         fail_msg("the clients hang");
-    world_run(world, all_equal_co);
+    world_run(world, world_all_equal_co);
     world_run(world, compare_co);
     world_close(world);
 }

@@ -560,7 +560,7 @@ void world_attach_co(struct cluster_world *world)
 void world_all_equal_co(struct cluster_world *world)
 {
     static struct sl_capsule_group_status status[WORLD_NODES + 1];
-    for (unsigned tries = 0; tries < 500; tries++) {
+    for (unsigned tries = 0; tries < 1000; tries++) {
         bool equal = true;
         for (unsigned i = 1; i <= world->node_count; i++) {
             equal = client_status_co(world, i, &status[i]) == 0 && equal;
@@ -572,9 +572,9 @@ void world_all_equal_co(struct cluster_world *world)
         sl_sleep_co(20 * SL_NS_PER_MS);
     }
     for (unsigned i = 1; i <= world->node_count; i++)
-        fprintf(stderr, "node %u: role %u last %llu commit %llu applied %llu\n", i, status[i].role,
-                (unsigned long long)status[i].last, (unsigned long long)status[i].commit,
-                (unsigned long long)status[i].applied);
+        fprintf(stderr, "node %u: role %u flags %u last %llu commit %llu applied %llu\n", i,
+                status[i].role, status[i].flags, (unsigned long long)status[i].last,
+                (unsigned long long)status[i].commit, (unsigned long long)status[i].applied);
     fail_msg("the replicas do not become equal");
 }
 

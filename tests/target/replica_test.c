@@ -822,32 +822,42 @@ static void closing_co(struct cluster_world *world)
     cluster->closing = false;
 }
 
-/* An APPEND that waits in a member's lane is not made again. */
-static void lane_co(struct cluster_world *world)
+/* The leader's newest entry, for another member; that member's lane. */
+static struct sl_lane *newest_entry(struct cluster_world *world, struct sl_raft_message *message)
 {
     struct sl_replica *replica = leader_of(world);
     struct sl_raft_status status;
     sl_raft_get_status(replica->raft, &status);
     unsigned to = world->leader % 3 + 1;
     int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), REPLICA(to));
-    struct sl_raft_message message = {.kind = SL_RAFT_APPEND,
-                                      .term = status.term,
-                                      .to = {REPLICA(to), to},
-                                      .index = {status.last.value - 1},
-                                      .count = 1};
-    assert_true(slot >= 0 && replica->lanes[slot].jobs == 0);
+    assert_true(slot >= 0);
+    *message = (struct sl_raft_message){.kind = SL_RAFT_APPEND,
+                                        .term = status.term,
+                                        .to = {REPLICA(to), to},
+                                        .index = {status.last.value - 1},
+                                        .count = 1};
+    return &replica->lanes[slot];
+}
+
+/* An APPEND that waits in a member's lane is not made again. */
+static void lane_co(struct cluster_world *world)
+{
+    struct sl_replica *replica = leader_of(world);
+    struct sl_raft_message message;
+    const struct sl_lane *lane = newest_entry(world, &message);
+    assert_int_equal(lane->jobs, 0);
     for (unsigned i = 0; i < 100; i++)
         sl_replica_send(replica, &message);
-    assert_int_equal(replica->lanes[slot].jobs, 1);
+    assert_int_equal(lane->jobs, 1);
     message.index.value--; /* ends before the newest: that one will do */
     sl_replica_send(replica, &message);
-    assert_int_equal(replica->lanes[slot].jobs, 1);
+    assert_int_equal(lane->jobs, 1);
     message.index.value += 2; /* what is new is not there yet */
     sl_replica_send(replica, &message);
-    assert_int_equal(replica->lanes[slot].jobs, 2);
+    assert_int_equal(lane->jobs, 2);
     message.term.value++; /* another leadership's */
     sl_replica_send(replica, &message);
-    assert_int_equal(replica->lanes[slot].jobs, 3);
+    assert_int_equal(lane->jobs, 3);
 }
 
 /* Nor is one that was sent and is not answered; a member that is slow is told that its leader is
@@ -856,23 +866,14 @@ static void lane_co(struct cluster_world *world)
 static void unanswered_co(struct cluster_world *world)
 {
     struct sl_replica *replica = leader_of(world);
-    struct sl_raft_status status;
-    sl_raft_get_status(replica->raft, &status);
-    unsigned to = world->leader % 3 + 1;
-    int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), REPLICA(to));
-    struct sl_lane *lane = &replica->lanes[slot];
-    uint64_t index = status.last.value - 1;
+    struct sl_raft_message message;
+    struct sl_lane *lane = newest_entry(world, &message);
     *lane = (struct sl_lane){.waiters = lane->waiters,
                              .calls = 1,
-                             .to = REPLICA(to),
-                             .term = status.term.value,
-                             .from = index,
-                             .last = index + 1};
-    struct sl_raft_message message = {.kind = SL_RAFT_APPEND,
-                                      .term = status.term,
-                                      .to = {REPLICA(to), to},
-                                      .index = {index},
-                                      .count = 1};
+                             .to = message.to.id,
+                             .term = message.term.value,
+                             .from = message.index.value,
+                             .last = message.index.value + 1};
     for (unsigned i = 0; i < 100; i++)
         sl_replica_send(replica, &message);
     assert_int_equal(lane->jobs, 0);

@@ -228,6 +228,35 @@ static void stay_behind_co(struct cluster_world *world)
     assert_int_equal(resync_count(world), 0);
 }
 
+/* What a member needed has gone from the log: nothing is held for it, and nobody waits. */
+static void expect_outrun_co(struct cluster_world *world)
+{
+    struct sl_replica *replica =
+        sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    assert_true(status.boundary.value > 1);
+    struct sl_feed feed = {.member = REPLICA(away),
+                           .match = status.boundary.value - 1,
+                           .ns = sl_sim_now_ns(world->sim),
+                           .strict = true};
+    replica->feeds[replica->feed_count++] = feed;
+    sl_replica_feed(replica);
+    assert_int_equal(replica->feed_count, 0);
+    feed.match++;
+    replica->feeds[replica->feed_count++] = feed;
+    sl_replica_feed(replica);
+    assert_int_equal(replica->feed_count, 1);
+}
+
+static void who_is_outrun_holds_nobody_up(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 13);
+    world_run(&world, expect_outrun_co);
+    world_close(&world);
+}
+
 /* So many states are given at a time, and no more; then it is asked again. */
 static void few_at_a_time(void **state)
 {
@@ -246,10 +275,10 @@ static void few_at_a_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(who_is_slow_is_fed), cmocka_unit_test(few_at_a_time),
-        cmocka_unit_test(each_lacks_another), cmocka_unit_test(who_lags_has_it),
-        cmocka_unit_test(nobody_has_it),      cmocka_unit_test(damaged_in_the_log),
-        cmocka_unit_test(lost_is_handed_on),
+        cmocka_unit_test(who_is_slow_is_fed), cmocka_unit_test(who_is_outrun_holds_nobody_up),
+        cmocka_unit_test(few_at_a_time),      cmocka_unit_test(each_lacks_another),
+        cmocka_unit_test(who_lags_has_it),    cmocka_unit_test(nobody_has_it),
+        cmocka_unit_test(damaged_in_the_log), cmocka_unit_test(lost_is_handed_on),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);

@@ -133,7 +133,7 @@ static int issue(struct ofi_connection *connection, struct sl_link_op *op)
         return -ENOMEM;
     slot->op = op;
     slot->connection = connection;
-    slot->has_ended = false;
+    slot->has_failed = false;
     if (op->opcode == SL_LINK_SEND || op->opcode == SL_LINK_RECEIVE)
         result = issue_message(connection, slot, &pieces);
     else
@@ -220,7 +220,7 @@ static void fail(struct ofi_slot *slot, int status)
     struct ofi_connection *connection = slot->connection;
     /* Refused by the peer is only what asks for its memory. */
     bool is_refused = status == -SL_E_KEY && slot->op->opcode != SL_LINK_RECEIVE;
-    slot->has_ended = true;
+    slot->has_failed = true;
     slot->status = is_refused ? status : -ECONNRESET;
     /* The one that broke it may be reported after some that were flushed for it. */
     if (is_refused && connection->state == OFI_CLOSING && connection->reason == -ECONNRESET)
@@ -244,17 +244,12 @@ void ofi_complete(struct ofi_slot *slot, int status, uint64_t length_bytes)
         fail(slot, status);
         return;
     }
+    sl_list_remove(&slot->node);
+    ofi_slot_put(connection->domain, slot);
     if (op->opcode == SL_LINK_RECEIVE) {
         op->capsule_bytes = (uint32_t)sl_min(length_bytes, (uint64_t)SL_CAPSULE_BYTES_MAX);
         op->payload_bytes = (uint32_t)(length_bytes - op->capsule_bytes);
     }
-    if (connection->state == OFI_CLOSING) {
-        slot->has_ended = true; /* one before it may have failed, and is done before it */
-        slot->status = 0;
-        return;
-    }
-    sl_list_remove(&slot->node);
-    ofi_slot_put(connection->domain, slot);
     deliver(connection, op);
     if (connection->state <= OFI_UP && !connection->is_blocked &&
         (!sl_list_is_empty(&connection->posted) || !sl_list_is_empty(&connection->receives)))
@@ -267,12 +262,12 @@ static void flush_slots(struct ofi_connection *connection, struct sl_list *slots
     while ((node = sl_list_pop(slots)) != NULL) {
         struct ofi_slot *slot = sl_list_entry(node, struct ofi_slot, node);
         struct sl_link_op *op = slot->op;
-        op->status = slot->has_ended ? slot->status : -ECONNRESET;
+        op->status = slot->has_failed ? slot->status : -ECONNRESET;
         /* Without its completion it is not free: that may still come. Its memory goes with the
          * domain. */
         slot->op = NULL;
         slot->connection = NULL;
-        if (slot->has_ended)
+        if (slot->has_failed)
             ofi_slot_put(connection->domain, slot);
         op->done(op);
     }

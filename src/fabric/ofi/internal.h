@@ -198,7 +198,7 @@ struct ofi_slot {
     struct ofi_domain *domain;
     struct ofi_connection *connection;
     struct sl_link_op *op; /* NULL: flushed by force, the completion may still come; or free */
-    bool has_ended;        /* its completion came; the operation waits for its turn in the flush */
+    bool has_failed;       /* its completion came; the operation waits for its turn in the flush */
     int status;            /* then */
     uint64_t operand;      /* atomics: the provider may read them until completion */
     uint64_t compare;
