@@ -42,6 +42,16 @@ static unsigned find_room(struct cluster *cluster, unsigned group, const struct 
     return SL_CHUNK_BLOCKS;
 }
 
+/* Of the block that is made up, on the medium. */
+static uint8_t *place_of(struct cluster *cluster, unsigned target, const struct chunk *chunk)
+{
+    unsigned block = cluster->forged_block;
+    uint32_t slot = chunk->table->regions[block / SL_REGION_BLOCKS].slot;
+    return sl_sim_disk_data(cluster->sim, cluster->processes[target].name, "sim:disk") +
+           slot_offset(chunk->group->store, slot) +
+           (uint64_t)(block % SL_REGION_BLOCKS) * SL_BLOCK_BYTES;
+}
+
 /* Whether there was a place for it. */
 static bool forge(struct cluster *cluster, unsigned target, unsigned group)
 {
@@ -53,16 +63,13 @@ static bool forge(struct cluster *cluster, unsigned target, unsigned group)
     unsigned block = find_room(cluster, group, chunk);
     if (block == SL_CHUNK_BLOCKS)
         return false;
-    uint8_t *at =
-        sl_sim_disk_data(cluster->sim, process->name, "sim:disk") +
-        slot_offset(replica->store, chunk->table->regions[block / SL_REGION_BLOCKS].slot) +
-        (uint64_t)(block % SL_REGION_BLOCKS) * SL_BLOCK_BYTES;
+    cluster->forged_block = block;
+    uint8_t *at = place_of(cluster, target, chunk);
     memset(at, (int)cluster_between(cluster, 1, 255), SL_BLOCK_BYTES);
     chunk->table->crcs[block] = sl_crc_stored(sl_crc32c(0, at, SL_BLOCK_BYTES));
     chunk->dirty_index = 0;
     cluster->forged = true;
     cluster->forged_group = group;
-    cluster->forged_block = block;
     cluster->effects[EFFECT_BLOCKS_FORGED]++;
     cluster_note(cluster, "group %u: block %u is made up on %s", group + 1, block, process->name);
     return true;
@@ -80,20 +87,49 @@ void groups_forge(struct cluster *cluster, unsigned target, unsigned group)
     }
 }
 
+/* What a replica has of the block that was made up. */
+struct copy {
+    uint32_t crc;
+    bool readable;
+};
+
+static struct copy look_at(struct cluster *cluster, unsigned target)
+{
+    const struct sl_replica *replica = group_replica(cluster, cluster->forged_group, target);
+    struct chunk *chunk = replica != NULL ? chunk_of(replica) : NULL;
+    unsigned block = cluster->forged_block;
+    struct copy copy = {.crc = chunk != NULL ? chunk->table->crcs[block] : SL_CRC_DAMAGED};
+    if (copy.crc == SL_CRC_ABSENT)
+        return (struct copy){sl_crc_stored(SL_CRC32C_ZERO_BLOCK), true};
+    if (copy.crc == SL_CRC_DAMAGED)
+        return copy;
+    copy.readable =
+        copy.crc == sl_crc_stored(sl_crc32c(0, place_of(cluster, target, chunk), SL_BLOCK_BYTES));
+    return copy;
+}
+
+/* Whether more than half have the same, and one of these can give it. */
+static bool can_be_mended(const struct copy *copies, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        unsigned votes = 0;
+        for (unsigned k = 0; k < count; k++)
+            votes += copies[k].crc == copies[i].crc;
+        if (copies[i].readable && votes > count / 2)
+            return true;
+    }
+    return false;
+}
+
 bool groups_are_mended(struct cluster *cluster)
 {
     const struct sl_cluster_group *meta = &cluster->meta_groups[cluster->forged_group];
-    uint32_t first = 0;
+    struct copy copies[SL_RAFT_MEMBERS_MAX];
+    bool equal = true;
     for (unsigned k = 0; k < meta->replica_count; k++) {
-        const struct sl_replica *replica =
-            group_replica(cluster, cluster->forged_group, meta->replicas[k].node - 1);
-        struct chunk *chunk = replica != NULL ? chunk_of(replica) : NULL;
-        uint32_t crc = chunk != NULL ? chunk->table->crcs[cluster->forged_block] : SL_CRC_DAMAGED;
-        if (crc == SL_CRC_ABSENT)
-            crc = sl_crc_stored(SL_CRC32C_ZERO_BLOCK);
-        if (crc == SL_CRC_DAMAGED || (k > 0 && crc != first))
-            return false;
-        first = crc;
+        copies[k] = look_at(cluster, meta->replicas[k].node - 1);
+        equal = equal && copies[k].crc != SL_CRC_DAMAGED && copies[k].crc == copies[0].crc;
     }
-    return true;
+    /* What was made up may have gone on to others, and rotted: then nobody can tell. */
+    return equal || (cluster->rotten != 0 && !can_be_mended(copies, meta->replica_count));
 }

@@ -244,6 +244,11 @@ void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_rec
  * now. */
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
                          uint16_t block_count, uint32_t from, struct sl_iobuf *data);
+/* A block whose checksum here is `crc`, and should not be: what node `from` has takes its place. It
+ * stays as it is until that has come. -ESTALE: it has changed, or `from` has the same; else errors
+ * of the above, and of sl_store_block_condemn_co(). */
+int sl_replica_replace_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc,
+                          uint32_t from);
 /* The scrub found the block damaged (struct sl_store_config). */
 bool sl_cluster_damaged_co(void *context, uint64_t group, uint32_t chunk, uint16_t block);
 void sl_cluster_serve_fetch_co(struct sl_target_cluster *cluster, struct sl_received *received,

@@ -131,7 +131,7 @@ static void report(struct walk *walk, unsigned block, unsigned best, bool decide
     if (decided)
         sl_log_error("target",
                      "group %u: block %u of chunk %u differs between the replicas (checksums: %s): "
-                     "the others take it from node %u, as most have it",
+                     "the others take what most have, as node %u",
                      walk->replica->group, block, walk->chunk, text,
                      walk->config.members[best].node);
     else
@@ -141,7 +141,7 @@ static void report(struct walk *walk, unsigned block, unsigned best, bool decide
                      walk->replica->group, block, walk->chunk, text);
 }
 
-static void mend_co(struct walk *walk, unsigned member, unsigned block, uint32_t crc, uint32_t from)
+static bool mend_co(struct walk *walk, unsigned member, unsigned block, uint32_t crc, uint32_t from)
 {
     const struct sl_raft_member *who = &walk->config.members[member];
     struct sl_capsule_compare body;
@@ -165,6 +165,19 @@ static void mend_co(struct walk *walk, unsigned member, unsigned block, uint32_t
                     "tried again",
                     walk->replica->group, block, walk->chunk, who->node, sl_error_text(error),
                     sl_error_name(error));
+    return error == 0;
+}
+
+/* From whichever of the majority can give it. */
+static void replace_co(struct walk *walk, unsigned member, unsigned region, unsigned block,
+                       uint32_t crc)
+{
+    bool done = false;
+    for (unsigned i = 0; i < walk->config.count && !done; i++) {
+        if (knows(walk, i, block) && walk->copies[i].crcs[block] == crc)
+            done = mend_co(walk, member, region * SL_REGION_BLOCKS + block,
+                           walk->copies[member].crcs[block], walk->config.members[i].node);
+    }
 }
 
 /* `block` of the region; at least two that are known differ, or one is damaged. */
@@ -182,11 +195,11 @@ static void judge_co(struct walk *walk, unsigned region, unsigned block)
     for (unsigned i = 0; i < walk->config.count; i++) {
         bool wrong = knows(walk, i, block) && walk->copies[i].crcs[block] != crc;
         if (decided && wrong)
-            mend_co(walk, i, number, walk->copies[i].crcs[block], walk->config.members[best].node);
+            replace_co(walk, i, region, block, crc);
         /* Whoever has one that is not in doubt may give it. */
         else if ((walk->copies[i].damaged & bit) != 0 && votes > 0 && (decided || differing == 0))
-            mend_co(walk, i, number, SL_CRC_DAMAGED,
-                    differing > 0 ? walk->config.members[best].node : 0);
+            (void)mend_co(walk, i, number, SL_CRC_DAMAGED,
+                          differing > 0 ? walk->config.members[best].node : 0);
     }
 }
 

@@ -12,9 +12,8 @@ int sl_compare_start(struct sl_target_cluster *cluster);
 /* Checksums of the chunk's regions here, as many as a page has. */
 int sl_compare_sums_co(struct sl_replica *replica, uint32_t chunk,
                        struct sl_compare_sum sums[SL_CHUNK_REGIONS]);
-/* The block is taken for damaged if its checksum is `crc` (SL_CRC_DAMAGED: it is so already), and
- * then from node `from` (0: anybody). Errors of sl_store_block_condemn_co() and
- * sl_replica_repair_co(). */
+/* The block, if its checksum is `crc` (SL_CRC_DAMAGED: it is known to be damaged), is taken from
+ * node `from` (0: anybody). Errors of sl_replica_replace_co() and sl_replica_repair_co(). */
 int sl_compare_mend_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc,
                        uint32_t from);
 /* Answers; the release is the caller's. `node` of the connection's peer. */

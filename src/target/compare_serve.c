@@ -28,18 +28,10 @@ int sl_compare_mend_co(struct sl_replica *replica, uint32_t chunk, uint16_t bloc
                        uint32_t from)
 {
     struct sl_iobuf data;
-    int error = 0;
-    if (crc != SL_CRC_DAMAGED)
-        error = sl_store_block_condemn_co(replica->log, chunk, block, crc);
-    if (error == -EBUSY) { /* into its slot with it */
-        error = sl_store_checkpoint_co(replica->store);
-        if (error == 0)
-            error = sl_store_block_condemn_co(replica->log, chunk, block, crc);
-    }
-    if (error < 0)
-        return error;
+    int error;
     sl_iobuf_init(&data);
-    error = sl_replica_repair_co(replica, chunk, block, 1, from, &data);
+    error = crc != SL_CRC_DAMAGED ? sl_replica_replace_co(replica, chunk, block, crc, from)
+                                  : sl_replica_repair_co(replica, chunk, block, 1, from, &data);
     sl_iobuf_fini(&data);
     if (error == 0)
         error = sl_store_read_co(replica->log, chunk, block, 1, &data);

@@ -38,9 +38,10 @@ _Static_assert(sizeof(struct fetch_page) <= SL_BLOCK_BYTES, "it lies in a page")
 struct fetch {
     struct sl_list node;
     uint64_t ticket;
-    uint64_t index;                      /* that the giver must have applied */
-    uint64_t newest;                     /* what is here may be of */
-    uint32_t from;                       /* node */
+    uint64_t index;  /* that the giver must have applied */
+    uint64_t newest; /* what is here may be of */
+    uint32_t wrong; /* the checksum that the block has here, and should not; SL_CRC_DAMAGED: none */
+    uint32_t from;  /* node */
     uint32_t offset_bytes, length_bytes; /* where in buf they go */
     struct sl_buf *buf;
     struct sl_buf *crcs; /* struct fetch_page */
@@ -95,6 +96,14 @@ static uint64_t own_crcs_co(struct sl_replica *replica, uint32_t chunk, uint16_t
     return newest;
 }
 
+static bool is_wanted(const struct fetch *fetch, unsigned block)
+{
+    const struct fetch_page *page = (const void *)fetch->crcs->data;
+    uint32_t before = page->before[block];
+    return before == SL_CRC_DAMAGED || before == fetch->wrong ||
+           before == sl_crc_stored(page->given[block]);
+}
+
 /* What was given must be what is known to be lost, or newer. A leader that serves has what its
  * followers have applied once it has applied what is committed; who follows can not tell.
  * -SL_E_CHECKSUM: it is something else. */
@@ -104,8 +113,7 @@ static int judge_given_co(struct sl_replica *replica, struct fetch *fetch, uint3
     struct fetch_page *page = (void *)fetch->crcs->data;
     struct sl_raft_status status;
     unsigned i = 0;
-    while (i < block_count &&
-           (page->before[i] == SL_CRC_DAMAGED || page->before[i] == sl_crc_stored(page->given[i])))
+    while (i < block_count && is_wanted(fetch, i))
         i++;
     if (i == block_count)
         return 0;
@@ -116,8 +124,7 @@ static int judge_given_co(struct sl_replica *replica, struct fetch *fetch, uint3
     (void)own_crcs_co(replica, chunk, first_block, block_count, page->after);
     for (; i < block_count; i++) {
         uint32_t given = sl_crc_stored(page->given[i]);
-        if (page->before[i] == SL_CRC_DAMAGED || page->before[i] == given ||
-            page->after[i] == given)
+        if (is_wanted(fetch, i) || page->after[i] == given)
             continue;
         bool stands = page->before[i] == page->after[i] && fetch->newest <= fetch->index;
         return leads && stands ? -SL_E_CHECKSUM : -EAGAIN;
@@ -192,25 +199,66 @@ static int fetch_each_co(struct sl_replica *replica, struct fetch *fetch, uint32
     return error;
 }
 
+static int fetch_open_co(struct sl_replica *replica, struct fetch *fetch, uint32_t length_bytes)
+{
+    struct sl_memory *memory = replica->cluster->target->memory;
+    *fetch = (struct fetch){.wrong = SL_CRC_DAMAGED, .length_bytes = length_bytes};
+    sl_wait_queue_init(&fetch->done);
+    fetch->crcs = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
+    fetch->buf = sl_buf_alloc_co(memory, length_bytes, SL_RESERVE_INTAKE);
+    replica->cluster->target->statistics.checksum_error_count++;
+    return fetch->buf == NULL || fetch->crcs == NULL ? -ENOMEM : 0;
+}
+
+static void fetch_close(struct fetch *fetch)
+{
+    sl_buf_unref(fetch->buf);
+    sl_buf_unref(fetch->crcs);
+}
+
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
                          uint16_t block_count, uint32_t from, struct sl_iobuf *data)
 {
-    struct sl_memory *memory = replica->cluster->target->memory;
-    struct fetch fetch = {0};
+    struct fetch fetch;
     uint32_t length_bytes = block_count * SL_BLOCK_BYTES;
-    sl_wait_queue_init(&fetch.done);
-    fetch.crcs = sl_buf_alloc_co(memory, SL_BLOCK_BYTES, SL_RESERVE_INTAKE);
-    fetch.buf = sl_buf_alloc_co(memory, length_bytes, SL_RESERVE_INTAKE);
-    int error = fetch.buf == NULL || fetch.crcs == NULL ? -ENOMEM : 0;
-    replica->cluster->target->statistics.checksum_error_count++;
+    int error = fetch_open_co(replica, &fetch, length_bytes);
     if (error == 0)
         error = fetch_co(replica, &fetch, chunk, first_block, block_count, from);
     if ((error == -SL_E_CHECKSUM || error == -EAGAIN) && block_count > 1)
         error = fetch_each_co(replica, &fetch, chunk, first_block, block_count, from);
     if (error == 0)
         error = sl_iobuf_append_buf(data, fetch.buf, 0, length_bytes);
-    sl_buf_unref(fetch.buf);
-    sl_buf_unref(fetch.crcs);
+    fetch_close(&fetch);
+    return error;
+}
+
+static int condemn_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc)
+{
+    int error = sl_store_block_condemn_co(replica->log, chunk, block, crc);
+    if (error != -EBUSY)
+        return error;
+    error = sl_store_checkpoint_co(replica->store); /* into its slot with it */
+    return error == 0 ? sl_store_block_condemn_co(replica->log, chunk, block, crc) : error;
+}
+
+int sl_replica_replace_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc,
+                          uint32_t from)
+{
+    struct fetch fetch;
+    int error = fetch_open_co(replica, &fetch, SL_BLOCK_BYTES);
+    fetch.wrong = crc;
+    if (error == 0)
+        error = ask_all_co(replica, &fetch, chunk, block, 1, from);
+    /* Only now that there is another: it may be the last one that can be read. */
+    if (error == 0) {
+        const struct fetch_page *page = (const void *)fetch.crcs->data;
+        error =
+            sl_crc_stored(page->given[0]) == crc ? -ESTALE : condemn_co(replica, chunk, block, crc);
+        if (error == 0)
+            error = sl_store_block_repair_co(replica->log, chunk, block, fetch.buf, 0,
+                                             page->given[0], fetch.index);
+    }
+    fetch_close(&fetch);
     return error;
 }
 

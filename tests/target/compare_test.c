@@ -431,6 +431,28 @@ static void difference_without_majority(void **state)
     world_close(&world);
 }
 
+/* A follower is outvoted. What the others agree on can be read at one of them, or at nobody: then
+ * its copy is the last one, and stays. */
+static void majority_is_damaged(void **state)
+{
+    for (unsigned gone = 1; gone <= 2; gone++) {
+        struct cluster_world world;
+        open_compared(&world, 20 + gone, 3);
+        unsigned alone = world.leader == 3 ? 2 : 3;
+        for (unsigned i = 1, damaged = 0; i <= 3; i++) {
+            if (i != alone)
+                forge_blocks(&world, i, BLOCK + 2, 1, 17);
+            if (i != alone && damaged++ < gone)
+                assert_true(node_find_block(&world, i, BLOCK + 2, 17, true) > 0);
+        }
+        world_wait(&world, 5 * SL_NS_PER_S);
+        assert_true(differences_of(&world, world.leader) >= 1);
+        expect_at(&world, alone, BLOCK + 2, gone == 1 ? 17 : VALUE);
+        assert_true(node_find_block(&world, alone, BLOCK + 2, gone == 1 ? 17 : VALUE, false) > 0);
+        world_close(&world);
+    }
+}
+
 static void status_co(struct cluster_world *world)
 {
     struct sl_capsule_group_status status;
@@ -670,6 +692,7 @@ int main(void)
         cmocka_unit_test(small_before_large),
         cmocka_unit_test(difference_is_mended),
         cmocka_unit_test(difference_without_majority),
+        cmocka_unit_test(majority_is_damaged),
         cmocka_unit_test(difference_while_one_is_away),
         cmocka_unit_test(many_differences),
         cmocka_unit_test(difference_in_the_log),
