@@ -188,8 +188,10 @@ static void repair_co(void *argument)
 {
     struct cluster_world *world = argument;
     struct sl_iobuf data;
+    uint64_t ticket = asker->cluster->fetch_ticket;
     sl_iobuf_init(&data);
     assert_int_equal(sl_replica_repair_co(asker, 0, BLOCK, COUNT, world->leader, &data), 0);
+    assert_int_equal(asker->cluster->fetch_ticket, ticket + 1); /* at once */
     assert_int_equal(data.length_bytes, COUNT * SL_BLOCK_BYTES);
     sl_iobuf_fini(&data);
     repaired_count++;
