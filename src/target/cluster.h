@@ -99,9 +99,13 @@ struct sl_replica_step {
     struct sl_list writes;                /* struct log_write */
 };
 
+/* APPENDs to one member that are not answered: some to keep its disk and the way there busy. */
+#define SL_LANE_CALLS_MAX 8u
+
 /* APPENDs with entries to one member, one after the other. */
 struct sl_lane {
-    struct sl_wait_queue waiters;
+    struct sl_wait_queue waiters, answers;
+    struct append_job *newest; /* the last one, which may be made longer; NULL: it has left */
     bool busy;
     unsigned jobs;         /* that wait, or go */
     unsigned calls, beats; /* not answered yet, with entries and in their place */

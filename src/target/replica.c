@@ -813,8 +813,10 @@ static struct sl_replica *make(struct sl_target_cluster *cluster, struct sl_stor
     sl_gate_init(&replica->proposing);
     sl_wait_queue_init(&replica->progress);
     sl_wait_queue_init(&replica->turns);
-    for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++)
+    for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++) {
         sl_wait_queue_init(&replica->lanes[i].waiters);
+        sl_wait_queue_init(&replica->lanes[i].answers);
+    }
     sl_list_init(&replica->proposals);
     sl_list_init(&replica->decided);
     sl_list_init(&replica->reads);

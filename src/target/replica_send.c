@@ -4,6 +4,9 @@
  * READs out of the very buffers in which it came here. Those stay referenced until the REPLY, or
  * the end of the connection.
  *
+ * While a member has not answered some of them, what comes is put together: a message costs both
+ * sides more than an entry does.
+ *
  * A message that cannot be sent is lost: the core repeats what matters.
  */
 #include <errno.h>
@@ -68,8 +71,10 @@ static void call_count(struct raft_call *call, struct sl_lane *lane, unsigned *u
 static void call_free(struct raft_call *call)
 {
     /* The lane may be another member's by now, or of another term. */
-    if (call->unanswered != NULL && call->lane->to == call->to && call->lane->term == call->term)
+    if (call->unanswered != NULL && call->lane->to == call->to && call->lane->term == call->term) {
         --*call->unanswered;
+        (void)sl_wait_queue_wake_all(&call->lane->answers, 0);
+    }
     for (unsigned i = 0; i < call->owner_count; i++)
         sl_buf_unref(call->owners[i]);
     sl_buf_unref(call->page);
@@ -208,6 +213,11 @@ static int fill_co(struct raft_call *call, struct sl_raft_message *message)
     return (int)length;
 }
 
+static bool is_of(const struct sl_lane *lane, const struct sl_raft_message *message)
+{
+    return lane->to == message->to.id && lane->term == message->term.value;
+}
+
 static void append_entry_co(void *argument)
 {
     struct append_job *job = argument;
@@ -219,10 +229,14 @@ static void append_entry_co(void *argument)
         sl_wait_queue_co(&lane->waiters); /* handed over: it stays busy */
     lane->busy = true;
     while (job->message.count > 0 && !cluster->closing) {
+        if (is_of(lane, &job->message) && lane->calls >= SL_LANE_CALLS_MAX) {
+            sl_wait_queue_co(&lane->answers);
+            continue;
+        }
         struct raft_call *call = call_make(replica, job->message.to.node);
         if (call == NULL)
             break;
-        if (lane->to == job->message.to.id && lane->term == job->message.term.value)
+        if (is_of(lane, &job->message))
             call_count(call, lane, &lane->calls);
         int length = fill_co(call, &job->message);
         if (length < 0) {
@@ -231,6 +245,7 @@ static void append_entry_co(void *argument)
         }
         call_start(call, &job->message, (uint32_t)length);
     }
+    lane->newest = lane->newest == job ? NULL : lane->newest;
     lane->jobs--;
     if (!sl_wait_queue_wake_one(&lane->waiters, 0))
         lane->busy = false;
@@ -272,21 +287,44 @@ static void send_beat(struct sl_replica *replica, const struct sl_raft_message *
         send_alone(replica, &beat, lane);
 }
 
+/* The entries that follow those of a message which has not left: one message. Its claims are the
+ * newer one's. */
+static bool join(struct append_job *job, const struct sl_raft_message *message)
+{
+    struct sl_raft_message *older = &job->message;
+    uint64_t count = (uint64_t)older->count + message->count;
+    if (older->entry_term.value != message->entry_term.value ||
+        older->index.value + older->count != message->index.value || count > UINT32_MAX)
+        return false;
+    struct sl_raft_message joined = *message;
+    joined.index = older->index;
+    joined.index_term = older->index_term;
+    joined.count = (uint32_t)count;
+    *older = joined;
+    return true;
+}
+
 static void send_append(struct sl_replica *replica, const struct sl_raft_message *message)
 {
     int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), message->to.id);
     struct sl_lane *lane = &replica->lanes[slot < 0 ? 0 : slot];
     uint64_t index = message->index.value;
-    if (lane->to != message->to.id || lane->term != message->term.value) {
+    if (!is_of(lane, message)) {
         lane->to = message->to.id;
         lane->term = message->term.value;
         lane->from = index;
         lane->last = index;
         lane->calls = 0;
         lane->beats = 0;
+        lane->newest = NULL;
+        (void)sl_wait_queue_wake_all(&lane->answers, 0);
     }
     if (is_under_way(lane, message)) {
         send_beat(replica, message, lane);
+        return;
+    }
+    if (lane->newest != NULL && join(lane->newest, message)) {
+        lane->last = index + message->count;
         return;
     }
     struct append_job *job = malloc(sizeof(*job));
@@ -300,6 +338,7 @@ static void send_append(struct sl_replica *replica, const struct sl_raft_message
     bool anew = lane->jobs + lane->calls == 0 || index < lane->from;
     lane->from = anew ? index : lane->from;
     lane->last = index + message->count;
+    lane->newest = job;
     lane->jobs++;
 }
 

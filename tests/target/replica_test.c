@@ -822,70 +822,6 @@ static void closing_co(struct cluster_world *world)
     cluster->closing = false;
 }
 
-/* The leader's newest entry, for another member; that member's lane. */
-static struct sl_lane *newest_entry(struct cluster_world *world, struct sl_raft_message *message)
-{
-    struct sl_replica *replica = leader_of(world);
-    struct sl_raft_status status;
-    sl_raft_get_status(replica->raft, &status);
-    unsigned to = world->leader % 3 + 1;
-    int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), REPLICA(to));
-    assert_true(slot >= 0);
-    *message = (struct sl_raft_message){.kind = SL_RAFT_APPEND,
-                                        .term = status.term,
-                                        .to = {REPLICA(to), to},
-                                        .index = {status.last.value - 1},
-                                        .index_term = status.term,
-                                        .entry_term = status.term,
-                                        .count = 1};
-    return &replica->lanes[slot];
-}
-
-/* An APPEND that waits in a member's lane is not made again. */
-static void lane_co(struct cluster_world *world)
-{
-    struct sl_replica *replica = leader_of(world);
-    struct sl_raft_message message;
-    const struct sl_lane *lane = newest_entry(world, &message);
-    assert_int_equal(lane->jobs, 0);
-    for (unsigned i = 0; i < 100; i++)
-        sl_replica_send(replica, &message);
-    assert_int_equal(lane->jobs, 1);
-    message.index.value--; /* ends before the newest: that one will do */
-    sl_replica_send(replica, &message);
-    assert_int_equal(lane->jobs, 1);
-    message.index.value += 2; /* what is new is not there yet */
-    sl_replica_send(replica, &message);
-    assert_int_equal(lane->jobs, 2);
-    message.term.value++; /* another leadership's */
-    sl_replica_send(replica, &message);
-    assert_int_equal(lane->jobs, 3);
-}
-
-/* Nor is one that was sent and is not answered; a member that is slow is told that its leader is
- * there, and what is committed, by few messages. One came to have all of its leader's memory, and
- * waited for what it would have learnt from a heartbeat (cluster_sim, seed 7000874). */
-static void unanswered_co(struct cluster_world *world)
-{
-    struct sl_replica *replica = leader_of(world);
-    struct sl_raft_message message;
-    struct sl_lane *lane = newest_entry(world, &message);
-    sl_replica_send(replica, &message);
-    while (lane->jobs > 0)
-        sl_sleep_co(SL_NS_PER_US);
-    assert_int_equal(lane->calls, 1);
-    for (unsigned i = 0; i < 100; i++)
-        sl_replica_send(replica, &message);
-    assert_int_equal(lane->jobs, 0);
-    assert_int_equal(lane->beats, 2);
-    message.index.value--; /* it has said that it lacks what comes before */
-    message.count = 2;
-    sl_replica_send(replica, &message);
-    assert_int_equal(lane->jobs, 1);
-    sl_sleep_co(SL_NS_PER_S);
-    assert_int_equal(lane->beats + lane->calls + lane->jobs, 0);
-}
-
 static void elsewhere(void **state)
 {
     struct cluster_world world;
@@ -893,8 +829,6 @@ static void elsewhere(void **state)
     world_run(&world, make_co);
     world_run(&world, transfer_again_co);
     world_run(&world, closing_co);
-    world_run(&world, unanswered_co);
-    world_run(&world, lane_co);
     world_close(&world);
 }
 
