@@ -109,7 +109,7 @@ static void unsynced_clear(struct image *image)
 
 static bool medium_make(struct medium *medium, uint64_t bytes)
 {
-    medium->bytes = sim_calloc(1, bytes + 1);
+    medium->bytes = sim_malloc(bytes + 1); /* until `places` says that they are bytes: anything */
     medium->places = sim_calloc(1, bytes / SL_BLOCK_BYTES + 1);
     return medium->bytes != NULL && medium->places != NULL;
 }
@@ -297,6 +297,17 @@ static void gather(const struct sl_disk_op *op, uint8_t *to)
     }
 }
 
+static bool is_zeroes(const struct sl_disk_op *op)
+{
+    for (unsigned i = 0; i < op->piece_count; i++) {
+        const uint8_t *at = op->pieces[i].iov_base;
+        size_t bytes = op->pieces[i].iov_len;
+        if (bytes > 0 && (at[0] != 0 || memcmp(at, at + 1, bytes - 1) != 0))
+            return false;
+    }
+    return true;
+}
+
 static struct write *write_begin(struct image *image, const struct sl_disk_op *op)
 {
     struct write *write = sim_calloc(1, sizeof(*write));
@@ -307,7 +318,7 @@ static struct write *write_begin(struct image *image, const struct sl_disk_op *o
     SL_ASSERT(write->alive != NULL);
     memset(write->alive, 1, op->length_bytes / SECTOR_BYTES);
     write->place = op->opcode == SL_DISK_DISCARD ? PLACE_DISCARDED : PLACE_ZEROES;
-    if (op->opcode == SL_DISK_WRITE) {
+    if (op->opcode == SL_DISK_WRITE && !is_zeroes(op)) { /* as these a format's take no memory */
         write->data = sim_malloc(op->length_bytes);
         SL_ASSERT(write->data != NULL);
         gather(op, write->data);
