@@ -845,6 +845,16 @@ static bool has_forgotten(const struct sl_store *store, const struct sl_store_gr
     return true;
 }
 
+/* A resync was begun, and the log has come to its state by itself: applying it again, over regions
+ * that were taken, ends where they are. Who went on copying would never lead, and may be the only
+ * one who has the newest entry (cluster_sim, seed 10010300). */
+static bool log_has_state(const struct sl_replica_memory *memory,
+                          const struct sl_store_group_status *status)
+{
+    return memory->copying != 0 && status->boundary_index <= memory->index &&
+           status->last_index >= memory->copying && status->faulty_first == 0;
+}
+
 int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store,
                        struct sl_store_group *log)
 {
@@ -867,7 +877,7 @@ int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store
         return -ENOMEM;
     replica->id = memory.replica;
     replica->size_bytes = memory.size_bytes;
-    replica->copying = memory.copying;
+    replica->copying = log_has_state(&memory, &status) ? 0 : memory.copying;
     replica->compacted = status.boundary_index;
     int error = load_co(replica, &memory, &status, &why);
     if (error == 0)

@@ -5,6 +5,8 @@
  */
 #include "cluster_world.h"
 
+#include "target/replica_state.h"
+
 /* Beyond what world_write_much_co() writes; two blocks of one region and one read. */
 enum { BLOCK = 3010, COUNT = 8, VALUE = 4242 };
 
@@ -257,6 +259,63 @@ static void who_is_outrun_holds_nobody_up(void **state)
     world_close(&world);
 }
 
+static unsigned marked;
+
+static struct sl_replica *marked_replica(struct cluster_world *world)
+{
+    return sl_cluster_find(world->nodes[marked].target->cluster, GROUP);
+}
+
+static void stop_applying_co(struct cluster_world *world, unsigned number)
+{
+    marked_replica(world)->copying = 1;
+}
+
+static void mark_co(struct cluster_world *world, unsigned number)
+{
+    struct sl_replica *replica = marked_replica(world);
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    assert_true(replica->applied + 4 < status.last.value);
+    replica->copying = replica->applied + 4;
+    assert_int_equal(sl_replica_state_save(replica), 0);
+    assert_int_equal(sl_store_checkpoint_co(replica->store), 0);
+}
+
+static void write_ten_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 10; i++)
+        assert_int_equal(client_write_co(world, BLOCK, COUNT, VALUE + 1 + i), 0);
+    sl_sleep_co(SL_NS_PER_S);
+}
+
+static void expect_tenth_co(struct cluster_world *world)
+{
+    client_expect_co(world, BLOCK, COUNT, VALUE + 10);
+}
+
+/* A resync is begun, its mark durable, when the entries come after all; then the power goes. The
+ * source does not come back, and the third one has older entries: nobody led, for who copies does
+ * not, and has more than who asks for its vote. */
+static void mark_is_outrun(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 14, 3);
+    world_run(&world, make_co);
+    marked = world.leader % 3 + 1;
+    unsigned third = 6 - marked - world.leader;
+    node_end(&world, third, true);
+    node_run(&world, marked, stop_applying_co);
+    world_run(&world, write_ten_co);
+    node_run(&world, marked, mark_co);
+    node_end(&world, marked, true);
+    node_end(&world, world.leader, true);
+    node_start(&world, marked);
+    node_start(&world, third);
+    world_run(&world, expect_tenth_co);
+    world_close(&world);
+}
+
 /* So many states are given at a time, and no more; then it is asked again. */
 static void few_at_a_time(void **state)
 {
@@ -279,6 +338,7 @@ int main(void)
         cmocka_unit_test(few_at_a_time),      cmocka_unit_test(each_lacks_another),
         cmocka_unit_test(who_lags_has_it),    cmocka_unit_test(nobody_has_it),
         cmocka_unit_test(damaged_in_the_log), cmocka_unit_test(lost_is_handed_on),
+        cmocka_unit_test(mark_is_outrun),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
