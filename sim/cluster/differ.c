@@ -90,7 +90,7 @@ void groups_forge(struct cluster *cluster, unsigned target, unsigned group)
 /* What a replica has of the block that was made up. */
 struct copy {
     uint32_t crc;
-    bool readable;
+    bool known, readable;
 };
 
 static struct copy look_at(struct cluster *cluster, unsigned target)
@@ -98,9 +98,11 @@ static struct copy look_at(struct cluster *cluster, unsigned target)
     const struct sl_replica *replica = group_replica(cluster, cluster->forged_group, target);
     struct chunk *chunk = replica != NULL ? chunk_of(replica) : NULL;
     unsigned block = cluster->forged_block;
-    struct copy copy = {.crc = chunk != NULL ? chunk->table->crcs[block] : SL_CRC_DAMAGED};
+    if (chunk == NULL)
+        return (struct copy){.crc = SL_CRC_DAMAGED};
+    struct copy copy = {.crc = chunk->table->crcs[block], .known = true};
     if (copy.crc == SL_CRC_ABSENT)
-        return (struct copy){sl_crc_stored(SL_CRC32C_ZERO_BLOCK), true};
+        return (struct copy){sl_crc_stored(SL_CRC32C_ZERO_BLOCK), true, true};
     if (copy.crc == SL_CRC_DAMAGED)
         return copy;
     copy.readable =
@@ -125,11 +127,13 @@ bool groups_are_mended(struct cluster *cluster)
 {
     const struct sl_cluster_group *meta = &cluster->meta_groups[cluster->forged_group];
     struct copy copies[SL_RAFT_MEMBERS_MAX];
-    bool equal = true;
+    bool equal = true, known = true, rotten = false;
     for (unsigned k = 0; k < meta->replica_count; k++) {
         copies[k] = look_at(cluster, meta->replicas[k].node - 1);
+        known = known && copies[k].known;
+        rotten = rotten || (copies[k].crc != SL_CRC_DAMAGED && !copies[k].readable);
         equal = equal && copies[k].crc != SL_CRC_DAMAGED && copies[k].crc == copies[0].crc;
     }
     /* What was made up may have gone on to others, and rotted: then nobody can tell. */
-    return equal || (cluster->rotten != 0 && !can_be_mended(copies, meta->replica_count));
+    return equal || (known && rotten && !can_be_mended(copies, meta->replica_count));
 }

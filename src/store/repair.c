@@ -64,25 +64,32 @@ int sl_store_block_repair_co(struct sl_store_group *group, uint32_t number, unsi
     return error;
 }
 
-static int condemn_locked(struct chunk *chunk, unsigned block, uint32_t crc)
+static int replace_locked_co(struct chunk *chunk, unsigned block, uint32_t wrong,
+                             struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc,
+                             uint64_t index)
 {
-    uint32_t *stored = &chunk->table->crcs[block];
+    uint32_t *stored = &chunk->table->crcs[block], before = *stored;
     if (overlay_get(chunk, block) != NULL)
         return -EBUSY;
-    if (crc != (*stored == SL_CRC_ABSENT ? sl_crc_stored(SL_CRC32C_ZERO_BLOCK) : *stored))
+    if (wrong != (before == SL_CRC_ABSENT ? sl_crc_stored(SL_CRC32C_ZERO_BLOCK) : before) ||
+        wrong == sl_crc_stored(crc) ||
+        chunk->table->regions[block / SL_REGION_BLOCKS].index > index)
         return -ESTALE;
     sl_log_error("store",
                  "%s: block %u of chunk %u of group %llu has its checksum (%08x), and is taken for "
                  "damaged: the other copies agree on another one",
                  chunk->group->store->config.name, block, chunk->number,
-                 (unsigned long long)chunk->group->id, crc);
+                 (unsigned long long)chunk->group->id, wrong);
     *stored = SL_CRC_DAMAGED;
-    chunk->dirty_index = 0; /* with the next root, whatever that frees */
-    return 0;
+    int error = repair_locked_co(chunk, block, buf, offset_bytes, crc, index);
+    if (error < 0 && *stored == SL_CRC_DAMAGED)
+        *stored = before; /* if its bytes have suffered, it says so */
+    return error;
 }
 
-int sl_store_block_condemn_co(struct sl_store_group *group, uint32_t number, unsigned block,
-                              uint32_t crc)
+int sl_store_block_replace_co(struct sl_store_group *group, uint32_t number, unsigned block,
+                              uint32_t wrong, struct sl_buf *buf, uint32_t offset_bytes,
+                              uint32_t crc, uint64_t index)
 {
     struct chunk *chunk;
     if (block >= SL_CHUNK_BLOCKS)
@@ -93,7 +100,7 @@ int sl_store_block_condemn_co(struct sl_store_group *group, uint32_t number, uns
     error = chunk_use_co(chunk);
     if (error == 0) {
         chunk_lock_co(chunk);
-        error = condemn_locked(chunk, block, crc);
+        error = replace_locked_co(chunk, block, wrong, buf, offset_bytes, crc, index);
         chunk_unlock(chunk);
     }
     chunk_unuse(chunk);

@@ -260,11 +260,13 @@ int sl_store_block_repair_co(struct sl_store_group *group, uint32_t chunk, unsig
  * them and as the table has them; but an absent block has that of zeroes. SL_CRC_DAMAGED: lost. */
 int sl_store_region_crcs_co(struct sl_store_group *group, uint32_t chunk, unsigned region,
                             uint64_t *index, uint32_t crcs[SL_REGION_BLOCKS]);
-/* What is here of a block is wrong, though its checksum, `crc` in the form above, is right: from
- * now on it is damaged, and can be repaired. -EBUSY: it is in the log and not in its slot yet.
- * -ESTALE: it has changed. -ENOSPC. */
-int sl_store_block_condemn_co(struct sl_store_group *group, uint32_t chunk, unsigned block,
-                              uint32_t crc);
+/* What is here of a block is wrong, though its checksum, `wrong` in the form above, is right: it is
+ * replaced as a damaged one is repaired, or stays as it was. -EBUSY: it is in the log and not in
+ * its slot yet. -ESTALE: it has changed, or has that very content, or its region is newer than
+ * `index`. -EINVAL, -ENOSPC, -ENOMEM, -EIO. */
+int sl_store_block_replace_co(struct sl_store_group *group, uint32_t chunk, unsigned block,
+                              uint32_t wrong, struct sl_buf *buf, uint32_t offset_bytes,
+                              uint32_t crc, uint64_t index);
 
 /* Frees as much of the log as can be: applies, writes metadata and a root. */
 int sl_store_checkpoint_co(struct sl_store *store);

@@ -106,6 +106,7 @@ struct sl_replica_step {
 struct sl_lane {
     struct sl_wait_queue waiters, answers;
     struct append_job *newest; /* the last one, which may be made longer; NULL: it has left */
+    uint64_t generation;       /* raised when it becomes another member's, or of another term */
     bool busy;
     unsigned jobs;         /* that wait, or go */
     unsigned calls, beats; /* not answered yet, with entries and in their place */
@@ -249,8 +250,7 @@ void sl_cluster_serve_resync_co(struct sl_target_cluster *cluster, struct sl_rec
 int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t first_block,
                          uint16_t block_count, uint32_t from, struct sl_iobuf *data);
 /* A block whose checksum here is `crc`, and should not be: what node `from` has takes its place. It
- * stays as it is until that has come. -ESTALE: it has changed, or `from` has the same; else errors
- * of the above, and of sl_store_block_condemn_co(). */
+ * stays as it is until that has come. Errors of the above, and of sl_store_block_replace_co(). */
 int sl_replica_replace_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc,
                           uint32_t from);
 /* The scrub found the block damaged (struct sl_store_config). */

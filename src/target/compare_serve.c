@@ -97,7 +97,9 @@ static bool is_sound(const struct sl_replica *replica, const struct sl_received 
                       : asked->step == SL_COMPARE_BLOCKS ? SL_CHUNK_REGIONS
                                                          : SL_CHUNK_BLOCKS;
     return asked->step >= SL_COMPARE_REGIONS && asked->step <= SL_COMPARE_MEND &&
-           asked->place < places && received->payload_bytes == payload_bytes &&
+           asked->place < places &&
+           (asked->step != SL_COMPARE_MEND || asked->crc == SL_CRC_DAMAGED || asked->node != 0) &&
+           received->payload_bytes == payload_bytes &&
            (uint64_t)asked->chunk < replica->size_bytes / SL_CHUNK_BYTES;
 }
 

@@ -61,6 +61,11 @@ static const char *get_config(const uint8_t *extra, unsigned bytes, uint64_t ind
     return sl_raft_config_is_sound(config) ? NULL : "an unsound configuration";
 }
 
+bool sl_entry_extra_is_config(const void *extra, unsigned bytes)
+{
+    return bytes > 0 && *(const uint8_t *)extra == SL_EXTRA_CONFIG;
+}
+
 const char *sl_entry_extra_get(const void *extra, unsigned bytes, uint64_t index,
                                struct sl_entry_extra *result)
 {

@@ -26,6 +26,8 @@ struct sl_entry_extra {
 /* Bytes written: at most SL_ENTRY_EXTRA_MAX (128) are needed. */
 unsigned sl_entry_extra_put_command(uint8_t *extra, const struct sl_command *command);
 unsigned sl_entry_extra_put_config(uint8_t *extra, const struct sl_raft_config *config);
+/* Whether what sl_entry_extra_put_config() makes. */
+bool sl_entry_extra_is_config(const void *extra, unsigned bytes);
 /* `index` is the entry's. NULL: right; else what is wrong. */
 const char *sl_entry_extra_get(const void *extra, unsigned bytes, uint64_t index,
                                struct sl_entry_extra *result);

@@ -232,31 +232,23 @@ int sl_replica_repair_co(struct sl_replica *replica, uint32_t chunk, uint16_t fi
     return error;
 }
 
-static int condemn_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc)
-{
-    int error = sl_store_block_condemn_co(replica->log, chunk, block, crc);
-    if (error != -EBUSY)
-        return error;
-    error = sl_store_checkpoint_co(replica->store); /* into its slot with it */
-    return error == 0 ? sl_store_block_condemn_co(replica->log, chunk, block, crc) : error;
-}
-
 int sl_replica_replace_co(struct sl_replica *replica, uint32_t chunk, uint16_t block, uint32_t crc,
                           uint32_t from)
 {
     struct fetch fetch;
     int error = fetch_open_co(replica, &fetch, SL_BLOCK_BYTES);
     fetch.wrong = crc;
-    if (error == 0)
+    for (unsigned i = 0; error == 0 && i < 2; i++) {
+        /* First another one: what is here may be the last that can be read. */
         error = ask_all_co(replica, &fetch, chunk, block, 1, from);
-    /* Only now that there is another: it may be the last one that can be read. */
-    if (error == 0) {
-        const struct fetch_page *page = (const void *)fetch.crcs->data;
-        error =
-            sl_crc_stored(page->given[0]) == crc ? -ESTALE : condemn_co(replica, chunk, block, crc);
-        if (error == 0)
-            error = sl_store_block_repair_co(replica->log, chunk, block, fetch.buf, 0,
-                                             page->given[0], fetch.index);
+        if (error == 0) {
+            const struct fetch_page *page = (const void *)fetch.crcs->data;
+            error = sl_store_block_replace_co(replica->log, chunk, block, crc, fetch.buf, 0,
+                                              page->given[0], fetch.index);
+        }
+        if (error != -EBUSY || i > 0)
+            break;
+        error = sl_store_checkpoint_co(replica->store); /* into its slot with it */
     }
     fetch_close(&fetch);
     return error;

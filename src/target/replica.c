@@ -658,6 +658,8 @@ void sl_replica_stop(struct sl_replica *replica)
     reads_end(replica, UINT64_MAX, -SL_E_MOVED);
     sl_replica_feed(replica);
     sl_wait_queue_wake_all(&replica->progress, 0);
+    for (unsigned i = 0; i < SL_RAFT_MEMBERS_MAX; i++)
+        sl_wait_queue_wake_all(&replica->lanes[i].answers, 0);
 }
 
 void sl_replica_free(struct sl_replica *replica)

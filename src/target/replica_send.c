@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "target/cluster.h"
+#include "target/entry_extra.h"
 #include "target/peer.h"
 
 /* Spans of the payload of one message that is READ: their pieces share a page with the records. */
@@ -28,13 +29,14 @@
 struct raft_call {
     struct sl_replica *replica;
     unsigned *unanswered; /* of the lane: calls or beats; NULL: not counted */
-    uint64_t to, term;    /* the lane's, then */
+    uint64_t generation;  /* the lane's, then */
     struct sl_lane *lane;
     struct sl_connection *connection; /* referenced */
     union sl_capsule capsule, reply;
     struct sl_buf *page; /* of records and pieces, or NULL */
     struct sl_span span; /* what follows the capsule */
     unsigned span_count;
+    unsigned config_count;
     unsigned owner_count;
     struct sl_buf *owners[PIECES_MAX];
     struct sl_remote_piece pieces[PIECES_MAX]; /* wire.piece_count of them */
@@ -45,6 +47,7 @@ struct append_job {
     struct sl_replica *replica;
     struct sl_lane *lane;
     struct sl_raft_message message;
+    uint64_t generation; /* the lane's, then */
 };
 
 static struct raft_call *call_make(struct sl_replica *replica, uint32_t node)
@@ -62,8 +65,7 @@ static struct raft_call *call_make(struct sl_replica *replica, uint32_t node)
 static void call_count(struct raft_call *call, struct sl_lane *lane, unsigned *unanswered)
 {
     call->lane = lane;
-    call->to = lane->to;
-    call->term = lane->term;
+    call->generation = lane->generation;
     call->unanswered = unanswered;
     ++*unanswered;
 }
@@ -71,7 +73,7 @@ static void call_count(struct raft_call *call, struct sl_lane *lane, unsigned *u
 static void call_free(struct raft_call *call)
 {
     /* The lane may be another member's by now, or of another term. */
-    if (call->unanswered != NULL && call->lane->to == call->to && call->lane->term == call->term) {
+    if (call->unanswered != NULL && call->lane->generation == call->generation) {
         --*call->unanswered;
         (void)sl_wait_queue_wake_all(&call->lane->answers, 0);
     }
@@ -146,9 +148,10 @@ static int add_entry_co(struct raft_call *call, struct sl_raft_wire *wire, uint6
     uint32_t bytes = 0;
     if (error == 0)
         bytes = sl_record_encode(call->page->data + wire->record_bytes, room, &record);
-    if (error == 0 &&
-        (bytes == 0 || wire->payload_bytes + payload.length_bytes > SL_TRANSFER_BYTES_MAX ||
-         wire->piece_count + payload.span_count > PIECES_MAX))
+    bool is_config = error == 0 && sl_entry_extra_is_config(entry.extra, entry.extra_bytes);
+    if (error == 0 && (bytes == 0 || (is_config && call->config_count == SL_RAFT_MEMBERS_MAX) ||
+                       wire->payload_bytes + payload.length_bytes > SL_TRANSFER_BYTES_MAX ||
+                       wire->piece_count + payload.span_count > PIECES_MAX))
         error = 1;
     for (unsigned i = 0; i < payload.span_count && error == 0; i++) {
         const struct sl_span *span = &payload.spans[i];
@@ -164,6 +167,7 @@ static int add_entry_co(struct raft_call *call, struct sl_raft_wire *wire, uint6
         wire->record_bytes += bytes;
         wire->payload_bytes += payload.length_bytes;
         wire->count++;
+        call->config_count += is_config;
     }
     sl_iobuf_fini(&payload);
     return error;
@@ -213,11 +217,6 @@ static int fill_co(struct raft_call *call, struct sl_raft_message *message)
     return (int)length;
 }
 
-static bool is_of(const struct sl_lane *lane, const struct sl_raft_message *message)
-{
-    return lane->to == message->to.id && lane->term == message->term.value;
-}
-
 static void append_entry_co(void *argument)
 {
     struct append_job *job = argument;
@@ -228,16 +227,16 @@ static void append_entry_co(void *argument)
     if (lane->busy)
         sl_wait_queue_co(&lane->waiters); /* handed over: it stays busy */
     lane->busy = true;
-    while (job->message.count > 0 && !cluster->closing) {
-        if (is_of(lane, &job->message) && lane->calls >= SL_LANE_CALLS_MAX) {
+    /* What waited too long for its lane is no longer of use: the core repeats what matters. */
+    while (job->message.count > 0 && job->generation == lane->generation && !cluster->closing) {
+        if (lane->calls >= SL_LANE_CALLS_MAX) {
             sl_wait_queue_co(&lane->answers);
             continue;
         }
         struct raft_call *call = call_make(replica, job->message.to.node);
         if (call == NULL)
             break;
-        if (is_of(lane, &job->message))
-            call_count(call, lane, &lane->calls);
+        call_count(call, lane, &lane->calls);
         int length = fill_co(call, &job->message);
         if (length < 0) {
             call_free(call);
@@ -309,7 +308,8 @@ static void send_append(struct sl_replica *replica, const struct sl_raft_message
     int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), message->to.id);
     struct sl_lane *lane = &replica->lanes[slot < 0 ? 0 : slot];
     uint64_t index = message->index.value;
-    if (!is_of(lane, message)) {
+    if (lane->to != message->to.id || lane->term != message->term.value) {
+        lane->generation++;
         lane->to = message->to.id;
         lane->term = message->term.value;
         lane->from = index;
@@ -330,7 +330,7 @@ static void send_append(struct sl_replica *replica, const struct sl_raft_message
     struct append_job *job = malloc(sizeof(*job));
     if (job == NULL)
         return;
-    *job = (struct append_job){replica, lane, *message};
+    *job = (struct append_job){replica, lane, *message, lane->generation};
     if (sl_cluster_spawn(replica->cluster, append_entry_co, job) < 0) {
         free(job);
         return;

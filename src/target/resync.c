@@ -94,18 +94,24 @@ static void feed_end(struct sl_replica *replica, struct sl_feed *feed)
         *feed = replica->feeds[--replica->feed_count];
 }
 
-/* The log is held for the one that is furthest behind. */
+/* The log is held for the one that is furthest behind; not for who needs what has gone, and will be
+ * given a state: that it was outrun is remembered. */
 static void hold(struct sl_replica *replica)
 {
+    struct sl_raft_status status;
     uint64_t index = UINT64_MAX;
     bool strictly = false;
+    sl_raft_get_status(replica->raft, &status);
     if (replica->failed || replica->cluster->closing)
         replica->feed_count = 0; /* no step looks after them any more */
     for (unsigned i = 0; i < replica->feed_count; i++) {
-        index = sl_min(index, replica->feeds[i].match);
-        strictly = strictly || replica->feeds[i].strict;
+        const struct sl_feed *feed = &replica->feeds[i];
+        if (feed->match < status.boundary.value)
+            continue;
+        index = sl_min(index, feed->match);
+        strictly = strictly || feed->strict;
     }
-    if (replica->feed_count > 0)
+    if (index != UINT64_MAX)
         sl_store_hold(replica->log, index, strictly);
     else
         sl_store_release(replica->log);
@@ -137,10 +143,9 @@ static bool feed_on(struct sl_replica *replica, struct sl_feed *feed,
     uint64_t match = sl_raft_match(replica->raft, feed->member).value;
     bool late = feed->ns + FED_PATIENCE_NS <= now_ns;
     bool copying = replica->resyncing == feed->member;
-    bool outrun = sl_max(match, feed->match) < status->boundary.value;
     if (status->role != SL_RAFT_LEADER || replica->failed ||
         sl_raft_config_find(sl_raft_get_config(replica->raft), feed->member) < 0 ||
-        (!copying && (late || outrun || match + FED_LAG >= status->last.value)))
+        (!copying && (late || match + FED_LAG >= status->last.value)))
         return false;
     if (match > feed->match) {
         feed->match = match;

@@ -328,10 +328,8 @@ static void look_co(struct cluster_world *world, unsigned number)
     unsigned block = (unsigned)look.block;
     assert_int_equal(sl_store_region_crcs_co(log, 0, block / SL_REGION_BLOCKS, &index, crcs), 0);
     look.crc = crcs[block % SL_REGION_BLOCKS];
-    if (look.condemn) {
-        assert_int_equal(sl_store_block_condemn_co(log, 0, block, look.crc + 1), -ESTALE);
-        assert_int_equal(sl_store_block_condemn_co(log, 0, block, look.crc), 0);
-    }
+    if (look.condemn)
+        chunk_find(log->store, GROUP, 0)->table->crcs[block] = SL_CRC_DAMAGED;
 }
 
 static uint32_t look_at(struct cluster_world *world, unsigned number, uint64_t block, bool condemn)
@@ -518,6 +516,49 @@ static void difference_in_the_log(void **state)
     world_close(&world);
 }
 
+static struct {
+    struct sl_replica *replica;
+    uint32_t crc;
+    unsigned from;
+    bool done;
+} replace;
+
+static void replace_co(void *argument)
+{
+    int error = sl_replica_replace_co(replace.replica, 0, BLOCK + 4, replace.crc, replace.from);
+    assert_true(error == 0 || error == -ESTALE || error == -EBUSY); /* or later */
+    replace.done = true;
+}
+
+static void write_beside_co(struct cluster_world *world)
+{
+    unsigned deviant = world->leader % 3 + 1, writes = 0;
+    assert_int_equal(sl_co_spawn(world->nodes[deviant].node.reactor, replace_co, NULL), 0);
+    while (!replace.done && writes < 1000)
+        assert_int_equal(client_write_co(world, BLOCK + 20, 1, 500 + writes++), 0);
+    assert_true(replace.done);
+    sl_sleep_co(SL_NS_PER_S);
+}
+
+/* Others of its region are written meanwhile: it is replaced or stays, it is not lost. */
+static void replaced_under_writes(void **state)
+{
+    struct cluster_world world;
+    open_settled(&world, 30, 3);
+    unsigned leader = world.leader, deviant = leader % 3 + 1;
+    world_run(&world, write_again_co);
+    forge.in_log = true;
+    forge_blocks(&world, deviant, BLOCK + 4, 1, 17);
+    forge.in_log = false;
+    replace.crc = look_at(&world, deviant, BLOCK + 4, false);
+    replace.from = leader;
+    replace.replica = replica_of(&world, deviant);
+    replace.done = false;
+    world_run(&world, write_beside_co);
+    assert_int_not_equal(look_at(&world, deviant, BLOCK + 4, false), SL_CRC_DAMAGED);
+    world_close(&world);
+}
+
 /* A block whose damage is known has no voice, and is no difference; it is mended on the way. */
 static void damage_is_no_difference(void **state)
 {
@@ -698,6 +739,7 @@ int main(void)
         cmocka_unit_test(difference_while_one_is_away),
         cmocka_unit_test(many_differences),
         cmocka_unit_test(difference_in_the_log),
+        cmocka_unit_test(replaced_under_writes),
         cmocka_unit_test(damage_is_no_difference),
         cmocka_unit_test(damage_of_two),
         cmocka_unit_test(comparison_is_paced),

@@ -102,6 +102,95 @@ static void unanswered_co(struct cluster_world *world)
     assert_int_equal(lane->beats + lane->calls + lane->jobs, 0);
 }
 
+static void change_co(struct cluster_world *world, enum sl_group_admin_op op, unsigned node)
+{
+    struct sl_group_admin admin = {
+        .op = op, .group = GROUP, .replica = REPLICA(node), .node = node};
+    union sl_capsule reply;
+    int error = -EAGAIN;
+    for (unsigned i = 0; i < 200 && error == -EAGAIN; i++) {
+        error = client_admin_co(world, world->leader, &admin, &reply);
+        if (error == 0)
+            error = sl_status_to_errno(reply.header.status);
+        if (error == -EAGAIN)
+            sl_sleep_co(20 * SL_NS_PER_MS);
+    }
+    assert_int_equal(error, 0);
+}
+
+static unsigned member, other;
+
+/* A member leaves its place in the configuration, and comes back to it in the same term, while what
+ * it was sent at first is not answered. */
+static void back_again_co(struct cluster_world *world)
+{
+    struct sl_sim_disk_faults *faults =
+        sl_sim_disk_faults(world->sim, world->nodes[member].name, DISK_PATH);
+    const struct sl_lane *lane = &leader_of(world)->lanes[member - 1];
+    faults->stuck_per_million = 1000000;
+    faults->stuck_ns = 8 * SL_NS_PER_S;
+    assert_int_equal(client_write_co(world, 1, 1, 77), 0);
+    sl_sleep_co(10 * SL_NS_PER_MS);
+    assert_true(lane->to == REPLICA(member) && lane->calls > 0);
+    change_co(world, SL_GROUP_REMOVE, member);
+    assert_int_equal(client_write_co(world, 1, 1, 78), 0);
+    assert_true(lane->to == REPLICA(other));
+    change_co(world, SL_GROUP_ADD_LEARNER, member);
+    change_co(world, SL_GROUP_REMOVE, other);
+    assert_int_equal(client_write_co(world, 1, 1, 79), 0);
+    assert_true(lane->to == REPLICA(member));
+    *faults = (struct sl_sim_disk_faults){0};
+    sl_sleep_co(20 * SL_NS_PER_S);
+    assert_int_equal(lane->calls + lane->jobs, 0);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(client_write_co(world, 1, 1, 80 + i), 0);
+    sl_sleep_co(SL_NS_PER_S);
+    struct sl_capsule_group_status ours, its;
+    assert_int_equal(client_status_co(world, world->leader, &ours), 0);
+    assert_int_equal(client_status_co(world, member, &its), 0);
+    assert_int_equal(ours.last, its.last);
+}
+
+/* Fewer configurations go in a message than the member takes: more were refused for ever. */
+static void configure_co(struct cluster_world *world)
+{
+    change_co(world, SL_GROUP_DEMOTE, member);
+    for (unsigned i = 0; i < 5; i++) {
+        change_co(world, SL_GROUP_DEMOTE, other);
+        change_co(world, SL_GROUP_PROMOTE, other);
+    }
+}
+
+static void many_configurations(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 6, 3);
+    world_run(&world, make_co);
+    member = world.leader % 3 + 1;
+    other = 6 - member - world.leader;
+    node_end(&world, member, false);
+    world_run(&world, configure_co);
+    node_start(&world, member);
+    world_run(&world, world_all_equal_co);
+    world_close(&world);
+}
+
+static void back_in_its_place(void **state)
+{
+    struct cluster_world world;
+    for (uint64_t seed = 1;; seed++) { /* whose last member does not lead */
+        world_open(&world, seed, 3);
+        world_run(&world, make_co);
+        if (world.leader != 3)
+            break;
+        world_close(&world);
+    }
+    member = 3 - world.leader;
+    other = 3;
+    world_run(&world, back_again_co);
+    world_close(&world);
+}
+
 static void run(uint64_t seed, void (*co)(struct cluster_world *world))
 {
     struct cluster_world world;
@@ -132,6 +221,8 @@ int main(void)
         cmocka_unit_test(what_waits_goes_together),
         cmocka_unit_test(what_was_sent_is_not_sent_again),
         cmocka_unit_test(few_go_unanswered),
+        cmocka_unit_test(back_in_its_place),
+        cmocka_unit_test(many_configurations),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);

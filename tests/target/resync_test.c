@@ -5,6 +5,7 @@
  */
 #include "cluster_world.h"
 
+#include "store/private.h"
 #include "target/replica_state.h"
 
 /* Beyond what world_write_much_co() writes; two blocks of one region and one read. */
@@ -230,7 +231,8 @@ static void stay_behind_co(struct cluster_world *world)
     assert_int_equal(resync_count(world), 0);
 }
 
-/* What a member needed has gone from the log: nothing is held for it, and nobody waits. */
+/* What a member needed has gone from the log: nothing is held for it, and nobody waits. But it is
+ * remembered: when it has its state, writes wait for it, or it would be outrun for ever. */
 static void expect_outrun_co(struct cluster_world *world)
 {
     struct sl_replica *replica =
@@ -238,17 +240,17 @@ static void expect_outrun_co(struct cluster_world *world)
     struct sl_raft_status status;
     sl_raft_get_status(replica->raft, &status);
     assert_true(status.boundary.value > 1);
-    struct sl_feed feed = {.member = REPLICA(away),
-                           .match = status.boundary.value - 1,
-                           .ns = sl_sim_now_ns(world->sim),
-                           .strict = true};
-    replica->feeds[replica->feed_count++] = feed;
+    replica->feeds[replica->feed_count++] = (struct sl_feed){.member = REPLICA(away),
+                                                             .match = status.boundary.value - 1,
+                                                             .ns = sl_sim_now_ns(world->sim),
+                                                             .strict = true};
     sl_replica_feed(replica);
-    assert_int_equal(replica->feed_count, 0);
-    feed.match++;
-    replica->feeds[replica->feed_count++] = feed;
-    sl_replica_feed(replica);
+    assert_true(replica->log->held == SL_HELD_NONE);
     assert_int_equal(replica->feed_count, 1);
+    replica->feeds[0].match++;
+    sl_replica_feed(replica);
+    assert_int_equal(replica->log->held, status.boundary.value);
+    assert_true(replica->log->held_strictly);
 }
 
 static void who_is_outrun_holds_nobody_up(void **state)
@@ -256,6 +258,38 @@ static void who_is_outrun_holds_nobody_up(void **state)
     struct cluster_world world;
     open_without_one(&world, 13);
     world_run(&world, expect_outrun_co);
+    world_close(&world);
+}
+
+static void second_round_co(struct cluster_world *world)
+{
+    struct sl_replica *replica =
+        sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+    struct sl_raft_status status;
+    while (replica->resyncing == 0 || replica->feed_count == 0)
+        sl_sleep_co(SL_NS_PER_MS);
+    uint64_t first = replica->feeds[0].match;
+    world_write_much_co(world);
+    sl_raft_get_status(replica->raft, &status);
+    assert_true(status.boundary.value > first && replica->resyncing != 0);
+    while (replica->feed_count == 0 || replica->resyncing == 0 || replica->feeds[0].match <= first)
+        sl_sleep_co(SL_NS_PER_MS);
+    assert_true(replica->feeds[0].strict);
+}
+
+/* Whose first round was outrun is waited for in the second. */
+static void outrun_in_a_round(void **state)
+{
+    struct cluster_world world;
+    open_without_one(&world, 14);
+    struct sl_sim_disk_faults *faults =
+        sl_sim_disk_faults(world.sim, world.nodes[away].name, DISK_PATH);
+    node_start(&world, away);
+    faults->stuck_per_million = 1000000;
+    faults->stuck_ns = 100 * SL_NS_PER_MS;
+    world_run(&world, second_round_co);
+    *faults = (struct sl_sim_disk_faults){0};
+    world_run(&world, world_all_equal_co);
     world_close(&world);
 }
 
@@ -338,7 +372,7 @@ int main(void)
         cmocka_unit_test(few_at_a_time),      cmocka_unit_test(each_lacks_another),
         cmocka_unit_test(who_lags_has_it),    cmocka_unit_test(nobody_has_it),
         cmocka_unit_test(damaged_in_the_log), cmocka_unit_test(lost_is_handed_on),
-        cmocka_unit_test(mark_is_outrun),
+        cmocka_unit_test(mark_is_outrun),     cmocka_unit_test(outrun_in_a_round),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
