@@ -279,6 +279,12 @@ int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct 
     return found < 0 ? found : 0;
 }
 
+bool sl_store_entry_in_memory(const struct sl_store_group *group, uint64_t index)
+{
+    const struct entry *entry = store_log_get(group, index);
+    return entry != NULL && (entry->span_count > 0 || !sl_entry_has_payload(entry->type));
+}
+
 bool sl_store_entry_needs_memory(const struct sl_store_group *group, uint64_t index)
 {
     const struct entry *entry = store_log_get(group, index);

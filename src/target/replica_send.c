@@ -229,7 +229,9 @@ static void append_entry_co(void *argument)
     lane->busy = true;
     /* What waited too long for its lane is no longer of use: the core repeats what matters. */
     while (job->message.count > 0 && job->generation == lane->generation && !cluster->closing) {
-        if (lane->calls >= SL_LANE_CALLS_MAX) {
+        /* Who is so far behind that it is fed from the disk needs all that is allowed at once. */
+        if (lane->calls >= SL_LANE_CALLS_MAX &&
+            sl_store_entry_in_memory(replica->log, job->message.index.value + 1)) {
             sl_wait_queue_co(&lane->answers);
             continue;
         }

@@ -210,9 +210,33 @@ static void what_was_sent_is_not_sent_again(void **state)
     run(2, unanswered_co);
 }
 
+static void to_disk_co(struct cluster_world *world, unsigned number)
+{
+    assert_int_equal(sl_store_checkpoint_co(leader_of(world)->store), 0);
+}
+
+/* What is no longer in memory does not wait: who needs that is far behind, and would stay there. */
+static void from_disk_co(struct cluster_world *world)
+{
+    struct sl_raft_message message;
+    struct sl_lane *lane = newest_entry(world, &message);
+    lane->calls = SL_LANE_CALLS_MAX;
+    lane->last = message.index.value;
+    sl_replica_send(leader_of(world), &message);
+    sl_sleep_co(SL_NS_PER_S);
+    assert_int_equal(lane->jobs, 0);
+    lane->calls = 0;
+}
+
 static void few_go_unanswered(void **state)
 {
-    run(3, enough_unanswered_co);
+    struct cluster_world world;
+    world_open(&world, 3, 3);
+    world_run(&world, make_co);
+    world_run(&world, enough_unanswered_co);
+    node_run(&world, world.leader, to_disk_co);
+    world_run(&world, from_disk_co);
+    world_close(&world);
 }
 
 int main(void)
