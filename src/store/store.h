@@ -204,10 +204,9 @@ int sl_store_entry_get(const struct sl_store_group *group, uint64_t index,
                        struct sl_store_entry *entry);
 /* Its payload, from memory or from the log on disk: appended to `payload`, shared, verified. */
 int sl_store_entry_read_co(struct sl_store_group *group, uint64_t index, struct sl_iobuf *payload);
-/* Whether all of the entry is in memory; false: its payload is on the disk only, or it is gone. */
+/* Whether all of it is in memory; and whether that call may have to wait for memory: who keeps some
+ * that others wait for should not make it then. */
 bool sl_store_entry_in_memory(const struct sl_store_group *group, uint64_t index);
-/* Whether sl_store_entry_read_co() may have to wait for memory: who keeps some that others wait for
- * should not call it then. Nothing is awaited. */
 bool sl_store_entry_needs_memory(const struct sl_store_group *group, uint64_t index);
 
 /* ---- the blocks ---- */
