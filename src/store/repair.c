@@ -10,20 +10,20 @@
 #include "core/log.h"
 #include "store/chunk.h"
 
-static int repair_locked_co(struct chunk *chunk, unsigned block, struct sl_buf *buf,
+/* `wrong`: what the table has of it, and may be written over; SL_CRC_DAMAGED otherwise. */
+static int repair_locked_co(struct chunk *chunk, unsigned block, uint32_t wrong, struct sl_buf *buf,
                             uint32_t offset_bytes, uint32_t crc, uint64_t index)
 {
     struct sl_store *store = chunk->group->store;
     unsigned region = block / SL_REGION_BLOCKS;
     uint32_t *slot = &chunk->table->regions[region].slot;
-    uint32_t stored = sl_crc_stored(crc);
+    uint32_t stored = sl_crc_stored(crc), now = chunk->table->crcs[block];
+    bool is_lost = now == SL_CRC_DAMAGED || now == wrong;
     int error = 0;
     /* A newer version is on its way into the slot, or the copy is of another one; or nobody knows
      * of which, and what has come into the region since it was asked for may be what was lost. */
-    if (overlay_get(chunk, block) != NULL ||
-        (chunk->table->crcs[block] != SL_CRC_DAMAGED && chunk->table->crcs[block] != stored) ||
-        (chunk->table->crcs[block] == SL_CRC_DAMAGED &&
-         chunk->table->regions[region].index > index))
+    if (overlay_get(chunk, block) != NULL || (!is_lost && now != stored) ||
+        (is_lost && chunk->table->regions[region].index > index))
         return -ESTALE;
     if (*slot == SL_SLOT_NONE) {
         error = slot_reserve(chunk, region, region);
@@ -57,7 +57,7 @@ int sl_store_block_repair_co(struct sl_store_group *group, uint32_t number, unsi
     int error = chunk_use_co(chunk);
     if (error == 0) {
         chunk_lock_co(chunk);
-        error = repair_locked_co(chunk, block, buf, offset_bytes, crc, index);
+        error = repair_locked_co(chunk, block, SL_CRC_DAMAGED, buf, offset_bytes, crc, index);
         chunk_unlock(chunk);
     }
     chunk_unuse(chunk);
@@ -68,23 +68,18 @@ static int replace_locked_co(struct chunk *chunk, unsigned block, uint32_t wrong
                              struct sl_buf *buf, uint32_t offset_bytes, uint32_t crc,
                              uint64_t index)
 {
-    uint32_t *stored = &chunk->table->crcs[block], before = *stored;
+    uint32_t now = chunk->table->crcs[block];
     if (overlay_get(chunk, block) != NULL)
         return -EBUSY;
-    if (wrong != (before == SL_CRC_ABSENT ? sl_crc_stored(SL_CRC32C_ZERO_BLOCK) : before) ||
-        wrong == sl_crc_stored(crc) ||
-        chunk->table->regions[block / SL_REGION_BLOCKS].index > index)
+    if (wrong != (now == SL_CRC_ABSENT ? sl_crc_stored(SL_CRC32C_ZERO_BLOCK) : now) ||
+        wrong == sl_crc_stored(crc))
         return -ESTALE;
     sl_log_error("store",
                  "%s: block %u of chunk %u of group %llu has its checksum (%08x), and is taken for "
                  "damaged: the other copies agree on another one",
                  chunk->group->store->config.name, block, chunk->number,
                  (unsigned long long)chunk->group->id, wrong);
-    *stored = SL_CRC_DAMAGED;
-    int error = repair_locked_co(chunk, block, buf, offset_bytes, crc, index);
-    if (error < 0 && *stored == SL_CRC_DAMAGED)
-        *stored = before; /* if its bytes have suffered, it says so */
-    return error;
+    return repair_locked_co(chunk, block, now, buf, offset_bytes, crc, index);
 }
 
 int sl_store_block_replace_co(struct sl_store_group *group, uint32_t number, unsigned block,

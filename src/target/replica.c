@@ -847,9 +847,9 @@ static bool has_forgotten(const struct sl_store *store, const struct sl_store_gr
     return true;
 }
 
-/* A resync was begun, and the log has come to its state by itself: applying it again, over regions
- * that were taken, ends where they are. Who went on copying would never lead, and may be the only
- * one who has the newest entry (cluster_sim, seed 10010300). */
+/* A resync was begun, and the log goes as far by itself: what is committed of it is applied again;
+ * regions that were taken have that, or newer. Who went on copying would never lead, and may be the
+ * only one who has the newest entry (cluster_sim, seed 10010300). */
 static bool log_has_state(const struct sl_replica_memory *memory,
                           const struct sl_store_group_status *status)
 {

@@ -101,9 +101,10 @@ static void hold(struct sl_replica *replica)
     struct sl_raft_status status;
     uint64_t index = UINT64_MAX;
     bool strictly = false;
-    sl_raft_get_status(replica->raft, &status);
     if (replica->failed || replica->cluster->closing)
         replica->feed_count = 0; /* no step looks after them any more */
+    if (replica->feed_count > 0)
+        sl_raft_get_status(replica->raft, &status);
     for (unsigned i = 0; i < replica->feed_count; i++) {
         const struct sl_feed *feed = &replica->feeds[i];
         if (feed->match < status.boundary.value)

@@ -530,6 +530,12 @@ static void replace_co(void *argument)
     replace.done = true;
 }
 
+static void replace_again_co(struct cluster_world *world, unsigned number)
+{
+    (void)sl_store_checkpoint_co(replace.replica->store);
+    replace_co(NULL);
+}
+
 static void write_beside_co(struct cluster_world *world)
 {
     unsigned deviant = world->leader % 3 + 1, writes = 0;
@@ -556,6 +562,9 @@ static void replaced_under_writes(void **state)
     replace.done = false;
     world_run(&world, write_beside_co);
     assert_int_not_equal(look_at(&world, deviant, BLOCK + 4, false), SL_CRC_DAMAGED);
+    for (unsigned i = 0; i < 2; i++) /* nothing is written any more */
+        node_run(&world, deviant, replace_again_co);
+    expect_at(&world, deviant, BLOCK + 4, VALUE);
     world_close(&world);
 }
 
