@@ -4,6 +4,7 @@
  */
 #include "sim/raft/cluster.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,7 +151,8 @@ void check_step(struct cluster *cluster, struct replica *replica, enum sl_raft_e
                   sl_raft_get_config(replica->raft)->index.value, replica->config_index);
     bool request = kind == SL_RAFT_PROPOSE || kind == SL_RAFT_CHANGE || kind == SL_RAFT_TRANSFER ||
                    kind == SL_RAFT_READ || kind == SL_RAFT_COMPACTED || kind == SL_RAFT_COPIED;
-    if (result != 0 && !request && status.role != SL_RAFT_STOPPED)
+    bool known = kind == SL_RAFT_COPYING && result == -EALREADY;
+    if (result != 0 && !known && !request && status.role != SL_RAFT_STOPPED)
         violation(cluster, "n%u: event %d is refused: %d", replica->node, kind, result);
 }
 
@@ -170,7 +172,7 @@ void check_send(struct cluster *cluster, struct replica *replica, const struct s
             violation(cluster, "n%u grants a vote that is not on its disk", replica->node);
         check_vote(cluster, replica, m->term.value, m->to.id);
     }
-    if (m->kind == SL_RAFT_VOTE && replica->disk.copying)
+    if (m->kind == SL_RAFT_VOTE && replica->disk.copying && replica_status(replica).copying)
         violation(cluster, "n%u campaigns in the middle of a resync", replica->node);
     if (m->kind == SL_RAFT_VOTE && !pre) {
         check_vote(cluster, replica, m->term.value, replica->id);

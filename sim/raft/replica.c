@@ -5,6 +5,7 @@
  */
 #include "sim/raft/cluster.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,6 +144,10 @@ static void reach_medium(struct replica *replica, const struct disk_op *op)
         disk->copying_index = sl_max(disk->copying_index, op->first);
         break;
     case OP_SNAPSHOT:
+        if (op->mark_void) {
+            disk->copying = false;
+            disk->copying_index = 0;
+        }
         if (op->snapshot->index > disk->snapshot.index) {
             disk->snapshot = *op->snapshot;
             log_drop(&disk->log, op->snapshot->index);
@@ -242,7 +247,10 @@ void replica_compact(struct cluster *cluster, struct replica *replica)
         replica->installing)
         return;
     submit(cluster, replica,
-           (struct disk_op){.kind = OP_SNAPSHOT, .snapshot = take_snapshot(replica)}, 0);
+           (struct disk_op){.kind = OP_SNAPSHOT,
+                            .snapshot = take_snapshot(replica),
+                            .mark_void = replica->mark_void},
+           0);
 }
 
 /* ---- actions */
@@ -444,11 +452,17 @@ int replica_propose(struct cluster *cluster, struct replica *replica, const stru
 static void install(struct cluster *cluster, struct replica *replica)
 {
     struct snapshot *offered = replica->offered;
-    struct sl_raft_event event = {
-        .kind = SL_RAFT_COPYING,
-        .copying = {.term = replica->offered_term, .index = sl_index_of(replica->offered->index)}};
-    replica_step(cluster, replica, &event);
+    struct sl_raft_event event = {.kind = SL_RAFT_COPYING,
+                                  .copying = {.term = replica->offered_term,
+                                              .index = sl_index_of(replica->offered->index),
+                                              .index_term = sl_term_of(replica->offered->term)}};
+    int result = replica_step(cluster, replica, &event);
     replica->offered = NULL;
+    if (result == -EALREADY) {
+        replica->mark_void = true; /* on the disk, with the next snapshot */
+        free(offered);
+        return;
+    }
     if (offered->index <
         sl_max(replica_status(replica).commit.value, replica->disk.copying_index)) {
         free(offered); /* older than what is here by now: the next one will do */
@@ -467,12 +481,14 @@ static void resync_offered(struct cluster *cluster, struct replica *replica,
         return;
     /* What is no newer is of use only to end a resync: nothing else ends it once the mark is there.
      */
-    if (packet->snapshot->index == replica->applied && !replica->disk.copying)
+    if (packet->snapshot->index == replica->applied &&
+        (!replica->disk.copying || replica->mark_void))
         return;
     replica->offered = malloc(sizeof(struct snapshot));
     SL_ASSERT(replica->offered != NULL);
     *replica->offered = *packet->snapshot;
     replica->offered_term = packet->message.term;
+    replica->mark_void = false;
     submit(cluster, replica, (struct disk_op){.kind = OP_COPYING, .first = packet->snapshot->index},
            0);
 }
@@ -728,6 +744,7 @@ void replica_start(struct cluster *cluster, struct replica *replica)
     replica->disk_busy_ns = 0;
     replica->waiter_count = replica->reader_count = 0;
     replica->installing = false;
+    replica->mark_void = false;
     load_snapshot(cluster, replica);
     cluster_arm_tick(cluster, replica);
 }

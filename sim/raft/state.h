@@ -81,6 +81,7 @@ struct disk_op {
     struct entry *entries; /* WRITE */
     struct snapshot *snapshot;
     bool keep_tail; /* INSTALL */
+    bool mark_void; /* SNAPSHOT: the resync whose mark is there did not begin */
     bool fails;
     struct disk_op *next;
 };
@@ -148,6 +149,7 @@ struct replica {
     const struct packet *packet; /* of the MESSAGE under way */
     uint64_t compact_after;
     bool installing;
+    bool mark_void; /* of the mark on the disk: the log had the state */
     struct sl_term offered_term;
     struct snapshot *offered; /* by a leader; installed once the mark is durable */
 };

@@ -113,25 +113,48 @@ int sl_raft_on_compacted(struct sl_raft *raft, struct sl_index index)
     return 0;
 }
 
+/* The entry at S is here, and so is all before it that is committed (§5.3): the state can be made
+ * of the log. What a leader of this term or an older one had committed, this term's leader has
+ * (§5.4). */
+static void learn_state(struct sl_raft *raft, struct sl_index index)
+{
+    if (raft->role == SL_RAFT_LEADER)
+        return;
+    raft->verified = sl_index_most(raft->verified, index);
+    if (index.value > raft->commit.value)
+        sl_raft_set_commit(raft, index);
+    sl_raft_acknowledge(raft);
+}
+
 /*
  * The data is about to become a mixture of two states. The log's last index and term stay as they
  * are: what this replica has acknowledged still counts when it votes (§5.4.1), but until the copy
- * is complete it neither campaigns nor takes entries.
+ * is complete it neither campaigns nor takes entries. Not if it has the very entry at S: it may be
+ * one of those without whom nobody can lead.
  */
-void sl_raft_on_copying(struct sl_raft *raft, struct sl_term term, struct sl_index index)
+int sl_raft_on_copying(struct sl_raft *raft, const struct sl_raft_event *event)
 {
-    SL_RAFT_COVER(COPY_BEGUN);
+    struct sl_term term = event->copying.term, index_term = event->copying.index_term;
+    struct sl_index index = event->copying.index;
     /* What is copied may be of the source's term: that is saved before it (§7 as §5.1). */
     if (term.value > raft->term.value && term.value <= SL_POSITION_MAX) {
         SL_RAFT_COVER(COPY_TERM_HIGHER);
         sl_raft_become_follower(raft, term, (struct sl_raft_replica){0});
-    } else if (raft->role != SL_RAFT_FOLLOWER) {
-        sl_raft_become_follower(raft, raft->term, (struct sl_raft_replica){0});
     }
+    if (!raft->copying && index_term.value != 0 && index.value <= raft->log.last.value &&
+        sl_term_equal(sl_raft_log_term(&raft->log, index), index_term)) {
+        SL_RAFT_COVER(COPY_NOT_NEEDED);
+        learn_state(raft, index);
+        return -EALREADY;
+    }
+    SL_RAFT_COVER(COPY_BEGUN);
+    if (raft->role != SL_RAFT_FOLLOWER)
+        sl_raft_become_follower(raft, raft->term, (struct sl_raft_replica){0});
     raft->copying = true;
     raft->copying_index = sl_index_most(raft->copying_index, index);
     if (!SL_RAFT_RULE(COPYING_REMEMBERS))
         sl_raft_log_reset(&raft->log, sl_index_of(0), sl_term_of(0));
+    return 0;
 }
 
 /* §7: the state machine stands at `index`; the log goes on behind it if it fits, else is dropped.
@@ -147,8 +170,7 @@ int sl_raft_on_copied(struct sl_raft *raft, const struct sl_raft_event *event)
         return -EINVAL;
     bool fits = index.value >= raft->log.boundary.value && index.value <= raft->log.last.value &&
                 sl_term_equal(sl_raft_log_term(&raft->log, index), event->copied.term);
-    if (fits) {
-        SL_RAFT_COVER(COPIED_KEEPS_TAIL);
+    if (fits) { /* it was started with the mark of a resync that had not begun */
         sl_raft_log_compact(&raft->log, index);
     } else {
         SL_RAFT_COVER(COPIED_DROPS_LOG);

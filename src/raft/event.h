@@ -58,7 +58,8 @@ enum sl_raft_event_kind {
     SL_RAFT_COMPACTED = 10, /* the log up to an applied index is gone */
     SL_RAFT_COPYING = 11,   /* a resync is about to overwrite data here; the mark is durable. Once
                                more for each source that it is taken up from. Only COPIED ends it:
-                               a state as old as this replica's own has to do, too */
+                               a state as old as this replica's own has to do, too. -EALREADY: it
+                               does not begin, for the log has the state's entry */
     SL_RAFT_COPIED = 12,    /* the resync is complete and durable */
 };
 
@@ -91,8 +92,9 @@ struct sl_raft_event {
             struct sl_index index;
         } compacted;
         struct {
-            struct sl_term term;   /* of the leader that the state comes from */
-            struct sl_index index; /* of the state; the mark holds it, too */
+            struct sl_term term;       /* of the leader that the state comes from */
+            struct sl_index index;     /* of the state; the mark holds it, too */
+            struct sl_term index_term; /* of the entry there */
         } copying;
         struct {
             struct sl_index index;               /* S: the log now begins behind it */

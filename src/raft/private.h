@@ -210,7 +210,7 @@ int sl_raft_on_transfer(struct sl_raft *raft, uint64_t id);
 void sl_raft_transfer_step(struct sl_raft *raft);
 void sl_raft_on_timeout_now(struct sl_raft *raft, const struct sl_raft_message *message);
 int sl_raft_on_compacted(struct sl_raft *raft, struct sl_index index);
-void sl_raft_on_copying(struct sl_raft *raft, struct sl_term term, struct sl_index index);
+int sl_raft_on_copying(struct sl_raft *raft, const struct sl_raft_event *event);
 int sl_raft_on_copied(struct sl_raft *raft, const struct sl_raft_event *event);
 
 /* heartbeat.c */

@@ -451,8 +451,7 @@ static int dispatch(struct sl_raft *raft, const struct sl_raft_event *event)
     case SL_RAFT_COMPACTED:
         return sl_raft_on_compacted(raft, event->compacted.index);
     case SL_RAFT_COPYING:
-        sl_raft_on_copying(raft, event->copying.term, event->copying.index);
-        return 0;
+        return sl_raft_on_copying(raft, event);
     case SL_RAFT_COPIED:
         return sl_raft_on_copied(raft, event);
     default:

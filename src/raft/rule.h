@@ -128,8 +128,8 @@
     X(RUNS_FORGOTTEN)                                                                              \
     X(GROW)                                                                                        \
     X(COPY_BEGUN)                                                                                  \
+    X(COPY_NOT_NEEDED)                                                                             \
     X(COPY_TERM_HIGHER)                                                                            \
-    X(COPIED_KEEPS_TAIL)                                                                           \
     X(COPIED_DROPS_LOG)                                                                            \
     X(MENDING_REFUSED)                                                                             \
     X(MENDING_HEARD)                                                                               \

@@ -169,14 +169,14 @@ static bool mend_co(struct walk *walk, unsigned member, unsigned block, uint32_t
 }
 
 /* From whichever of the majority can give it. */
-static void replace_co(struct walk *walk, unsigned member, unsigned region, unsigned block,
-                       uint32_t crc)
+static void replace_co(struct walk *walk, unsigned member, unsigned number, uint32_t crc)
 {
+    unsigned block = number % SL_REGION_BLOCKS;
     bool done = false;
     for (unsigned i = 0; i < walk->config.count && !done; i++) {
         if (knows(walk, i, block) && walk->copies[i].crcs[block] == crc)
-            done = mend_co(walk, member, region * SL_REGION_BLOCKS + block,
-                           walk->copies[member].crcs[block], walk->config.members[i].node);
+            done = mend_co(walk, member, number, walk->copies[member].crcs[block],
+                           walk->config.members[i].node);
     }
 }
 
@@ -195,7 +195,7 @@ static void judge_co(struct walk *walk, unsigned region, unsigned block)
     for (unsigned i = 0; i < walk->config.count; i++) {
         bool wrong = knows(walk, i, block) && walk->copies[i].crcs[block] != crc;
         if (decided && wrong)
-            replace_co(walk, i, region, block, crc);
+            replace_co(walk, i, number, crc);
         /* Whoever has one that is not in doubt may give it. */
         else if ((walk->copies[i].damaged & bit) != 0 && votes > 0 && (decided || differing == 0))
             (void)mend_co(walk, i, number, SL_CRC_DAMAGED,

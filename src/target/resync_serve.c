@@ -41,6 +41,14 @@ static int mark_co(struct sl_replica *replica, uint64_t index)
     return error < 0 ? error : sl_store_checkpoint_co(replica->store);
 }
 
+/* Nothing was overwritten yet. */
+static void unmark(struct sl_replica *replica, uint64_t mark)
+{
+    replica->copying = mark;
+    (void)sl_replica_state_save(replica);
+    sl_replica_tick(replica); /* goes on applying */
+}
+
 /* Older than what is here by now: the next one will do. A replica that is marked takes a state as
  * old as its own as well: nothing but a state ends a resync that was broken off. */
 static bool is_outdated(const struct sl_replica *replica, uint64_t mark,
@@ -59,21 +67,19 @@ static int begin_co(struct sl_replica *replica, const struct sl_capsule_resync *
         return -EAGAIN;
     replica->resync_index = 0; /* of an older source: it ends here */
     int error = mark_co(replica, body->index);
-    if (error < 0)
-        return error;
-    if (is_outdated(replica, mark, body)) {
-        /* It got further while the mark was written; nothing was overwritten yet. */
-        replica->copying = mark;
-        (void)sl_replica_state_save(replica);
-        sl_replica_tick(replica); /* goes on applying */
-        return -EAGAIN;
+    /* It may have got further while the mark was written. */
+    if (error == 0 && is_outdated(replica, mark, body))
+        error = -EAGAIN;
+    struct sl_raft_event event = {.kind = SL_RAFT_COPYING,
+                                  .copying = {.term = sl_term_of(body->term),
+                                              .index = sl_index_of(body->index),
+                                              .index_term = sl_term_of(body->index_term)}};
+    if (error == 0)
+        error = sl_replica_event_co(replica, &event);
+    if (error < 0) {
+        unmark(replica, mark);
+        return error == -EALREADY ? -EAGAIN : error;
     }
-    struct sl_raft_event event = {
-        .kind = SL_RAFT_COPYING,
-        .copying = {.term = sl_term_of(body->term), .index = sl_index_of(body->index)}};
-    error = sl_replica_event_co(replica, &event);
-    if (error < 0)
-        return error;
     replica->resync_from = body->from;
     replica->resync_term = body->term;
     replica->resync_index = body->index;

@@ -422,6 +422,50 @@ static void a_follower_that_needs_a_resync(void **state)
     assert_int_equal(the(SL_RAFT_DO_RESYNC)->peer.id, 2);
 }
 
+static int copying(uint64_t term, uint64_t index, uint64_t index_term)
+{
+    return feed((struct sl_raft_event){.kind = SL_RAFT_COPYING,
+                                       .copying = {{term}, {index}, {index_term}}});
+}
+
+/* A resync that comes when the log has the state does not begin: its source may die, and without
+ * this replica nobody might lead. The source's leader learns that it may go on with the log. */
+static void a_state_that_is_known(void **state)
+{
+    struct sl_raft_span spans[2] = {{5, {1}, 0}, {3, {2}, 0}};
+    make(3, spans, 2);
+    hear(2, append(3, 0, 0, 0, 0)); /* nothing is known of its log yet */
+    assert_int_equal(copying(3, 6, 2), -EALREADY);
+    assert_true(!raft->copying && raft->commit.value == 6 && raft->verified.value == 6);
+    assert_int_equal(the(SL_RAFT_DO_COMMIT)->last.value, 6);
+    assert_true(sent()->index.value == 6 && sent()->commit.value == 6 && sent()->flags == 0);
+    assert_true(sl_raft_deadline(raft) != UINT64_MAX);
+    assert_int_equal(copying(3, 5, 1), -EALREADY); /* what is committed stays so */
+    assert_true(raft->commit.value == 6 && raft->verified.value == 6);
+    assert_int_equal(copying(3, 8, 2), -EALREADY); /* the last one */
+    assert_int_equal(raft->commit.value, 8);
+    assert_int_equal(copying(3, 9, 2), 0);
+    assert_int_equal(copying(3, 9, 2), 0); /* once begun it is finished */
+    assert_true(raft->copying);
+    make(3, spans, 2);
+    assert_int_equal(copying(3, 6, 1), 0); /* another entry */
+    assert_true(raft->copying && raft->commit.value == 0);
+    /* What a newer leader has committed says nothing of an older one's log. */
+    make(3, spans, 2);
+    hear(2, append(3, 0, 0, 0, 0));
+    assert_int_equal(copying(4, 6, 2), -EALREADY);
+    assert_int_equal(the(SL_RAFT_DO_SAVE)->term.value, 4);
+    assert_true(count(SL_RAFT_DO_SEND) == 0 && raft->leader.id == 0 && raft->commit.value == 6);
+    saved();
+    assert_int_equal(count(SL_RAFT_DO_SEND), 0);
+    /* Who leads has what was committed before it led. */
+    make(3, spans, 2);
+    lead(9);
+    uint64_t commit = raft->commit.value;
+    assert_int_equal(copying(3, 8, 2), -EALREADY);
+    assert_true(raft->role == SL_RAFT_LEADER && raft->commit.value == commit);
+}
+
 static void a_copying_replica(void **state)
 {
     struct sl_raft_span span = {8, {1}, 0};
@@ -431,7 +475,7 @@ static void a_copying_replica(void **state)
     later.index = sl_index_of(7);
     struct sl_raft_event copied = {.kind = SL_RAFT_COPIED, .copied = {{6}, {1}, &other}};
     assert_int_equal(feed(copied), -EINVAL); /* no resync was begun */
-    feed((struct sl_raft_event){.kind = SL_RAFT_COPYING, .copying = {{3}, {6}}});
+    feed((struct sl_raft_event){.kind = SL_RAFT_COPYING, .copying = {{3}, {6}, {0}}});
     assert_true(the(SL_RAFT_DO_SAVE)->term.value == 3 && sl_raft_deadline(raft) == UINT64_MAX);
     saved();
     hear(2, append(3, 8, 1, 2, 3));
@@ -774,6 +818,7 @@ int main(void)
         CASE(timeout_now_is_repeated),
         CASE(timeout_now_is_obeyed_or_not),
         CASE(a_follower_that_needs_a_resync),
+        CASE(a_state_that_is_known),
         CASE(a_copying_replica),
         CASE(a_leader_learns_what_is_committed),
         CASE(how_far_members_are),

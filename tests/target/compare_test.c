@@ -313,6 +313,14 @@ static void forge_blocks(struct cluster_world *world, unsigned number, uint64_t 
     node_run(world, number, forge_co);
 }
 
+static void forge_in_log(struct cluster_world *world, unsigned number, uint64_t block,
+                         uint64_t value)
+{
+    forge.in_log = true;
+    forge_blocks(world, number, block, 1, value);
+    forge.in_log = false;
+}
+
 /* What one node has of a block, leader or not. */
 static struct {
     uint64_t block;
@@ -506,9 +514,7 @@ static void difference_in_the_log(void **state)
     open_compared(&world, 9, 3);
     unsigned leader = world.leader, deviant = leader % 3 + 1;
     world_run(&world, write_again_co);
-    forge.in_log = true;
-    forge_blocks(&world, deviant, BLOCK + 4, 1, 17);
-    forge.in_log = false;
+    forge_in_log(&world, deviant, BLOCK + 4, 17);
     world_wait(&world, 5 * SL_NS_PER_S);
     assert_int_equal(differences_of(&world, leader), 1);
     assert_int_equal(mended_of(&world, leader), 1);
@@ -553,9 +559,7 @@ static void replaced_under_writes(void **state)
     open_settled(&world, 30, 3);
     unsigned leader = world.leader, deviant = leader % 3 + 1;
     world_run(&world, write_again_co);
-    forge.in_log = true;
-    forge_blocks(&world, deviant, BLOCK + 4, 1, 17);
-    forge.in_log = false;
+    forge_in_log(&world, deviant, BLOCK + 4, 17);
     replace.crc = look_at(&world, deviant, BLOCK + 4, false);
     replace.from = leader;
     replace.replica = replica_of(&world, deviant);

@@ -9,6 +9,7 @@
 #include "core/crc32c.h"
 #include "target/compare_capsule.h"
 #include "target/follow.h"
+#include "raft/private.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
 
@@ -322,6 +323,8 @@ static void compare_co(struct cluster_world *world)
     compare->place = 0;
     compare->crc = 4711;
     assert_int_equal(send_co(world, 1, &request, true, &reply), -SL_E_PROTOCOL);
+    assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL); /* from nobody */
+    compare->node = 2;
     assert_int_not_equal(send_co(world, 1, &request, false, &reply), 0); /* it is not 4711 */
     compare->step = SL_COMPARE_MEND + 1;
     assert_int_equal(send_co(world, 1, &request, false, &reply), -SL_E_PROTOCOL);
@@ -608,12 +611,18 @@ static void *state_at(struct cluster_world *world, uint64_t index, uint64_t term
     return state;
 }
 
-/* Entries that nobody has committed, the state at the one in their midst, and how the log ends
- * then: at its old end if the entry there is the state's, else with the state. */
-static void state_in_log_co(struct cluster_world *world, bool same)
+enum place {
+    ANOTHER_ENTRY,     /* is there in the log: it ends with the state then */
+    ITS_ENTRY,         /* is: the state is taken from the log */
+    ITS_ENTRY_COPYING, /* as after a start with the mark, and damage behind it: the log stays */
+};
+
+/* Entries that nobody has committed, and the state at the one in their midst. */
+static void state_in_log_co(struct cluster_world *world, enum place place)
 {
+    bool same = place != ANOTHER_ENTRY;
     union sl_capsule request, reply;
-    const struct sl_replica *replica = sl_cluster_find(world->nodes[1].target->cluster, GROUP);
+    struct sl_replica *replica = sl_cluster_find(world->nodes[1].target->cluster, GROUP);
     struct sl_raft_status status;
     struct sl_store_group_status log;
     hello_of(world, &request, 3);
@@ -636,6 +645,11 @@ static void state_in_log_co(struct cluster_world *world, bool same)
     struct sl_buf *buf = sl_buf_alloc(world->client.memory, bytes, SL_RESERVE_CHECKPOINT);
     memcpy(buf->data, state, bytes);
     free(state);
+    if (place == ITS_ENTRY_COPYING) {
+        replica->copying = index;
+        replica->raft->copying = true;
+        replica->raft->copying_index = sl_index_of(index);
+    }
     for (uint8_t step = SL_RESYNC_BEGIN; step <= SL_RESYNC_END; step += 2) {
         struct sl_capsule_resync *body = resync_of(&request, step, index);
         body->term = body->index_term = source_term;
@@ -646,9 +660,11 @@ static void state_in_log_co(struct cluster_world *world, bool same)
                                                 &body->pieces[0]),
                              0);
         }
-        assert_int_equal(send_co(world, 1, &request, false, &reply), 0);
+        int error = place != ITS_ENTRY ? 0 : step == SL_RESYNC_BEGIN ? -EAGAIN : STALE;
+        assert_int_equal(send_co(world, 1, &request, false, &reply), error);
     }
     assert_int_equal(send_co(world, 1, &request, false, &reply), STALE); /* once only */
+    sl_sleep_co(100 * SL_NS_PER_MS);
     sl_buf_unref(buf);
     sl_raft_get_status(replica->raft, &status);
     sl_store_group_status(replica->log, &log);
@@ -656,19 +672,26 @@ static void state_in_log_co(struct cluster_world *world, bool same)
     assert_int_equal(replica->copying, 0);
     assert_int_equal(status.last.value, same ? last + 10 : index);
     assert_int_equal(log.last_index, status.last.value);
-    assert_int_equal(log.boundary_index, index);
-    assert_int_equal(log.boundary_term, source_term);
+    if (place != ITS_ENTRY) {
+        assert_int_equal(log.boundary_index, index);
+        assert_int_equal(log.boundary_term, source_term);
+    }
     hang_up_co();
 }
 
-static void state_in_log_same_co(struct cluster_world *world)
+static void its_entry_co(struct cluster_world *world)
 {
-    state_in_log_co(world, true);
+    state_in_log_co(world, ITS_ENTRY);
 }
 
-static void state_in_log_other_co(struct cluster_world *world)
+static void its_entry_copying_co(struct cluster_world *world)
 {
-    state_in_log_co(world, false);
+    state_in_log_co(world, ITS_ENTRY_COPYING);
+}
+
+static void another_entry_co(struct cluster_world *world)
+{
+    state_in_log_co(world, ANOTHER_ENTRY);
 }
 
 static void state_in_log(void **state)
@@ -679,9 +702,11 @@ static void state_in_log(void **state)
     world_run(&world, make_co);
     world_run(&world, write_kept_co);
     node_end(&world, 3, false);
-    world_run(&world, state_in_log_same_co);
+    world_run(&world, its_entry_co);
     world_run(&world, expect_kept_co);
-    world_run(&world, state_in_log_other_co);
+    world_run(&world, its_entry_copying_co);
+    world_run(&world, expect_kept_co);
+    world_run(&world, another_entry_co);
     world_run(&world, expect_kept_co);
     world_run(&world, drain_intruder_co);
     sl_buf_unref(intruder.page);

@@ -62,15 +62,24 @@ static void not_twice_co(struct cluster_world *world)
     assert_int_equal(lane->jobs, 3);
 }
 
-/* Nor does one leave while so many are not answered. */
-static void enough_unanswered_co(struct cluster_world *world)
+/* To a member that has not answered so many. */
+static struct sl_lane *send_one_more_co(struct cluster_world *world, unsigned calls)
 {
     struct sl_raft_message message;
     struct sl_lane *lane = newest_entry(world, &message);
-    lane->calls = SL_LANE_CALLS_MAX;
+    lane->calls = calls;
     lane->last = message.index.value;
     sl_replica_send(leader_of(world), &message);
     sl_sleep_co(SL_NS_PER_S);
+    return lane;
+}
+
+/* Nor does one leave while so many are not answered. */
+static void enough_unanswered_co(struct cluster_world *world)
+{
+    struct sl_lane *lane = send_one_more_co(world, SL_LANE_CALLS_MAX - 1);
+    assert_int_equal(lane->jobs, 0);
+    lane = send_one_more_co(world, SL_LANE_CALLS_MAX);
     assert_int_equal(lane->jobs, 1);
     lane->calls = 0;
     sl_wait_queue_wake_all(&lane->answers, 0);
@@ -218,12 +227,7 @@ static void to_disk_co(struct cluster_world *world, unsigned number)
 /* What is no longer in memory does not wait: who needs that is far behind, and would stay there. */
 static void from_disk_co(struct cluster_world *world)
 {
-    struct sl_raft_message message;
-    struct sl_lane *lane = newest_entry(world, &message);
-    lane->calls = SL_LANE_CALLS_MAX;
-    lane->last = message.index.value;
-    sl_replica_send(leader_of(world), &message);
-    sl_sleep_co(SL_NS_PER_S);
+    struct sl_lane *lane = send_one_more_co(world, SL_LANE_CALLS_MAX);
     assert_int_equal(lane->jobs, 0);
     lane->calls = 0;
 }

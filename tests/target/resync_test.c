@@ -7,6 +7,7 @@
 
 #include "store/private.h"
 #include "target/replica_state.h"
+#include "target/resync_capsule.h"
 
 /* Beyond what world_write_much_co() writes; two blocks of one region and one read. */
 enum { BLOCK = 3010, COUNT = 8, VALUE = 4242 };
@@ -350,6 +351,81 @@ static void mark_is_outrun(void **state)
     world_close(&world);
 }
 
+static struct {
+    union sl_capsule request, reply;
+    struct sl_connection *connection;
+    int error;
+} offer;
+
+static void hold_applier_co(struct cluster_world *world, unsigned number)
+{
+    marked_replica(world)->applier_running = true;
+}
+
+static void release_applier_co(struct cluster_world *world, unsigned number)
+{
+    struct sl_replica *replica = marked_replica(world);
+    struct sl_raft_status status;
+    sl_raft_get_status(replica->raft, &status);
+    assert_true(replica->copying != 0 && replica->applied < status.last.value);
+    replica->applier_running = false;
+    sl_wait_queue_wake_all(&replica->progress, 0);
+}
+
+static void offer_co(void *argument)
+{
+    int error = sl_connection_call_co(offer.connection, &offer.request, NULL, 0, &offer.reply);
+    offer.error = error < 0 ? error : sl_status_to_errno(offer.reply.header.status);
+}
+
+/* A BEGIN with the leader's state, which waits for what applies over there. */
+static void send_offer_co(struct cluster_world *world, unsigned number)
+{
+    struct sl_replica *leading = sl_cluster_find(world->nodes[number].target->cluster, GROUP);
+    struct sl_capsule_resync *body = (void *)&offer.request;
+    struct sl_raft_status status;
+    sl_raft_get_status(leading->raft, &status);
+    *body = (struct sl_capsule_resync){
+        .header = {.type = SL_CAPSULE_RAFT, .length_bytes = sizeof(*body)},
+        .op = SL_RAFT_OP_RESYNC,
+        .step = SL_RESYNC_BEGIN,
+        .group = GROUP,
+        .from = leading->id,
+        .to = REPLICA(marked),
+        .term = status.term.value,
+        .index = status.commit.value,
+        .index_term = sl_raft_term_at(leading->raft, status.commit).value,
+    };
+    offer.error = 1;
+    offer.connection = sl_peer_of_group(leading->cluster, marked, GROUP);
+    assert_int_equal(sl_co_spawn(world->nodes[number].node.reactor, offer_co, NULL), 0);
+}
+
+/* The same while it runs, and nothing is lost: the entries were under way when their leader saw
+ * that a state is needed. Who has the state's entry in its log does not begin. */
+static void state_is_in_the_log(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 15, 3);
+    world_run(&world, make_co);
+    marked = world.leader % 3 + 1;
+    unsigned third = 6 - marked - world.leader;
+    node_end(&world, third, true);
+    node_run(&world, marked, hold_applier_co);
+    world_run(&world, write_ten_co);
+    node_run(&world, world.leader, send_offer_co);
+    world_wait(&world, 100 * SL_NS_PER_MS);
+    assert_int_equal(offer.error, 1);
+    node_run(&world, marked, release_applier_co);
+    world_wait(&world, SL_NS_PER_S);
+    assert_int_equal(offer.error, -EAGAIN);
+    assert_int_equal(marked_replica(&world)->copying, 0);
+    node_end(&world, world.leader, true);
+    node_start(&world, third);
+    world_run(&world, expect_tenth_co);
+    world_close(&world);
+}
+
 /* So many states are given at a time, and no more; then it is asked again. */
 static void few_at_a_time(void **state)
 {
@@ -368,11 +444,12 @@ static void few_at_a_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(who_is_slow_is_fed), cmocka_unit_test(who_is_outrun_holds_nobody_up),
-        cmocka_unit_test(few_at_a_time),      cmocka_unit_test(each_lacks_another),
-        cmocka_unit_test(who_lags_has_it),    cmocka_unit_test(nobody_has_it),
-        cmocka_unit_test(damaged_in_the_log), cmocka_unit_test(lost_is_handed_on),
-        cmocka_unit_test(mark_is_outrun),     cmocka_unit_test(outrun_in_a_round),
+        cmocka_unit_test(who_is_slow_is_fed),  cmocka_unit_test(who_is_outrun_holds_nobody_up),
+        cmocka_unit_test(few_at_a_time),       cmocka_unit_test(each_lacks_another),
+        cmocka_unit_test(who_lags_has_it),     cmocka_unit_test(nobody_has_it),
+        cmocka_unit_test(damaged_in_the_log),  cmocka_unit_test(lost_is_handed_on),
+        cmocka_unit_test(mark_is_outrun),      cmocka_unit_test(outrun_in_a_round),
+        cmocka_unit_test(state_is_in_the_log),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
