@@ -74,12 +74,14 @@ static int replace_locked_co(struct chunk *chunk, unsigned block, uint32_t wrong
     if (wrong != (now == SL_CRC_ABSENT ? sl_crc_stored(SL_CRC32C_ZERO_BLOCK) : now) ||
         wrong == sl_crc_stored(crc))
         return -ESTALE;
-    sl_log_error("store",
-                 "%s: block %u of chunk %u of group %llu has its checksum (%08x), and is taken for "
-                 "damaged: the other copies agree on another one",
-                 chunk->group->store->config.name, block, chunk->number,
-                 (unsigned long long)chunk->group->id, wrong);
-    return repair_locked_co(chunk, block, now, buf, offset_bytes, crc, index);
+    int error = repair_locked_co(chunk, block, now, buf, offset_bytes, crc, index);
+    if (error == 0)
+        sl_log_error("store",
+                     "%s: block %u of chunk %u of group %llu had its checksum (%08x), but the "
+                     "other copies agree on another one (%08x): it was replaced",
+                     chunk->group->store->config.name, block, chunk->number,
+                     (unsigned long long)chunk->group->id, wrong, sl_crc_stored(crc));
+    return error;
 }
 
 int sl_store_block_replace_co(struct sl_store_group *group, uint32_t number, unsigned block,

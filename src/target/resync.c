@@ -136,17 +136,28 @@ static void feed_begin(struct sl_replica *replica, uint64_t member, uint64_t ind
     hold(replica);
 }
 
-/* False: it needs nothing held any more. */
+/* It was outrun, and is there: it waits for its turn to be given a state. */
+static bool waits_for_state(struct sl_replica *replica, const struct sl_feed *feed, uint32_t node,
+                            const struct sl_raft_status *status)
+{
+    return feed->match < status->boundary.value &&
+           sl_peer_of_group(replica->cluster, node, replica->group) != NULL;
+}
+
+/* False: it needs nothing held any more, nor remembered. */
 static bool feed_on(struct sl_replica *replica, struct sl_feed *feed,
                     const struct sl_raft_status *status)
 {
+    const struct sl_raft_config *config = sl_raft_get_config(replica->raft);
     uint64_t now_ns = sl_cluster_now_ns(replica->cluster);
     uint64_t match = sl_raft_match(replica->raft, feed->member).value;
     bool late = feed->ns + FED_PATIENCE_NS <= now_ns;
     bool copying = replica->resyncing == feed->member;
-    if (status->role != SL_RAFT_LEADER || replica->failed ||
-        sl_raft_config_find(sl_raft_get_config(replica->raft), feed->member) < 0 ||
-        (!copying && (late || match + FED_LAG >= status->last.value)))
+    int slot = sl_raft_config_find(config, feed->member);
+    if (status->role != SL_RAFT_LEADER || replica->failed || slot < 0)
+        return false;
+    if (!copying && (match + FED_LAG >= status->last.value ||
+                     (late && !waits_for_state(replica, feed, config->members[slot].node, status))))
         return false;
     if (match > feed->match) {
         feed->match = match;

@@ -90,6 +90,65 @@ static void absent_co(struct store_world *w)
     world_close_co(w);
 }
 
+static uint32_t stored_crc(uint64_t id)
+{
+    static uint8_t block[SL_BLOCK_BYTES];
+    block_fill(block, id);
+    return sl_crc_stored(sl_crc32c(0, block, sizeof(block)));
+}
+
+static int replace_co(struct store_world *w, struct sl_store_group *group, uint32_t chunk,
+                      unsigned block, uint32_t wrong, uint64_t id, uint64_t index)
+{
+    struct sl_iobuf data;
+    payload_make_co(w, &data, id, 1, 1);
+    uint32_t crc = sl_crc32c(0, data.spans[0].data, SL_BLOCK_BYTES);
+    int error =
+        sl_store_block_replace_co(group, chunk, block, wrong, data.owners[0], 0, crc, index);
+    sl_iobuf_fini(&data);
+    return error;
+}
+
+/* A block that can be read, and is wrong: it stays if anything about it has changed since. */
+static void replaced_co(struct store_world *w)
+{
+    struct sl_store_group *group = begin_co(w, SL_CRC_DAMAGED);
+    uint32_t zeroes = sl_crc_stored(SL_CRC32C_ZERO_BLOCK), here = stored_crc(2000);
+    uint64_t found = 0;
+    assert_int_equal(give_co(w, group, 2000, STATE), 0);
+    assert_int_equal(replace_co(w, group, 0, LOST, stored_crc(1000), 3000, STATE), -ESTALE);
+    assert_int_equal(replace_co(w, group, 0, LOST, here, 2000, STATE), -ESTALE);
+    assert_int_equal(replace_co(w, group, 0, LOST, here, 3000, STATE - 1), -ESTALE);
+    assert_int_equal(replace_co(w, group, 0, SL_CHUNK_BLOCKS, here, 3000, STATE), -EINVAL);
+    expect_co(w, group, 0, 2000);
+    assert_int_equal(replace_co(w, group, 0, LOST, here, 3000, STATE), 0);
+    expect_co(w, group, 0, 3000);
+    /* Nothing was ever written there, by what is here. */
+    assert_int_equal(replace_co(w, group, 1, LOST, here, 4000, STATE), -ESTALE);
+    assert_int_equal(replace_co(w, group, 1, LOST, zeroes, 4000, STATE), 0);
+    assert_int_equal(read_ids_co(w, group, 1, LOST, 1, &found), 0);
+    assert_int_equal(found, 4000);
+    end_co(w, group, 3000);
+}
+
+/* One that stands in the log alone has no slot yet. */
+static void replaced_later_co(struct store_world *w)
+{
+    struct sl_store_group *group, *other;
+    uint64_t found = 0;
+    world_open_groups_co(w, &group, &other);
+    world_append_co(w, group, 1, 1, SL_ENTRY_WRITE, 10);
+    assert_int_equal(sl_store_apply_co(group, 1), 0);
+    assert_int_equal(replace_co(w, group, 0, 8, stored_crc(10), 3000, 1), -EBUSY);
+    assert_int_equal(read_ids_co(w, group, 0, 8, 1, &found), 0);
+    assert_int_equal(found, 10);
+    assert_int_equal(sl_store_checkpoint_co(w->store), 0);
+    assert_int_equal(replace_co(w, group, 0, 8, stored_crc(10), 3000, 1), 0);
+    assert_int_equal(read_ids_co(w, group, 0, 8, 1, &found), 0);
+    assert_int_equal(found, 3000);
+    world_close_co(w);
+}
+
 static void run(void (*body_co)(struct store_world *world))
 {
     struct sl_sim_config config = {.seed = 1};
@@ -114,12 +173,22 @@ static void test_absent(void **state)
     run(absent_co);
 }
 
+static void test_replaced(void **state)
+{
+    run(replaced_co);
+}
+
+static void test_replaced_later(void **state)
+{
+    run(replaced_later_co);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_older),
-        cmocka_unit_test(test_another),
-        cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_older),          cmocka_unit_test(test_another),
+        cmocka_unit_test(test_absent),         cmocka_unit_test(test_replaced),
+        cmocka_unit_test(test_replaced_later),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,9 +57,13 @@ static void not_twice_co(struct cluster_world *world)
     message.index.value += 2; /* but for a gap */
     sl_replica_send(replica, &message);
     assert_int_equal(lane->jobs, 2);
-    message.term.value++; /* another leadership's */
+    message.index.value++; /* entries of another term, */
+    message.entry_term.value++;
     sl_replica_send(replica, &message);
     assert_int_equal(lane->jobs, 3);
+    message.term.value++; /* another leadership's */
+    sl_replica_send(replica, &message);
+    assert_int_equal(lane->jobs, 4);
 }
 
 /* To a member that has not answered so many. */
@@ -85,6 +89,36 @@ static void enough_unanswered_co(struct cluster_world *world)
     sl_wait_queue_wake_all(&lane->answers, 0);
     sl_sleep_co(SL_NS_PER_S);
     assert_int_equal(lane->jobs, 0);
+}
+
+/* What was put together goes as one, all of it, as soon as one of those before is answered. */
+static void together_co(struct cluster_world *world)
+{
+    struct sl_raft_message message;
+    struct sl_lane *lane = newest_entry(world, &message);
+    unsigned to = (unsigned)(lane->to - REPLICA(0));
+    struct sl_capsule_group_status ours, its;
+    lane->calls = SL_LANE_CALLS_MAX;
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(client_write_co(world, i, 1, 100 + i), 0); /* the third one has them */
+    assert_int_equal(lane->jobs, 1);
+    assert_int_equal(client_status_co(world, world->leader, &ours), 0);
+    assert_int_equal(client_status_co(world, to, &its), 0);
+    assert_true(its.last < ours.last);
+    /* One more call than there may be, and it ends. */
+    lane->calls--;
+    (void)sl_wait_queue_wake_all(&lane->answers, 0);
+    while (lane->jobs > 0)
+        sl_sleep_co(SL_NS_PER_US);
+    assert_int_equal(lane->calls, SL_LANE_CALLS_MAX);
+    assert_int_equal(client_write_co(world, 5, 1, 105), 0);
+    sl_sleep_co(20 * SL_NS_PER_MS);
+    assert_int_equal(lane->jobs, 0);
+    assert_int_equal(lane->calls, SL_LANE_CALLS_MAX - 1);
+    assert_int_equal(client_status_co(world, world->leader, &ours), 0);
+    assert_int_equal(client_status_co(world, to, &its), 0);
+    assert_int_equal(its.last, ours.last);
+    lane->calls = 0;
 }
 
 /* Nor is one that was sent and is not answered; a member that is slow is told that its leader is
@@ -214,6 +248,11 @@ static void what_waits_goes_together(void **state)
     run(1, not_twice_co);
 }
 
+static void it_goes_when_one_is_answered(void **state)
+{
+    run(4, together_co);
+}
+
 static void what_was_sent_is_not_sent_again(void **state)
 {
     run(2, unanswered_co);
@@ -247,6 +286,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_waits_goes_together),
+        cmocka_unit_test(it_goes_when_one_is_answered),
         cmocka_unit_test(what_was_sent_is_not_sent_again),
         cmocka_unit_test(few_go_unanswered),
         cmocka_unit_test(back_in_its_place),

@@ -226,10 +226,26 @@ static void lost_is_handed_on(void **state)
     world_close(&world);
 }
 
+/* While it waits for its turn it is remembered that it was outrun. */
 static void stay_behind_co(struct cluster_world *world)
 {
+    struct sl_replica *replica =
+        sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+    sl_sleep_co(SL_NS_PER_S);
+    replica->feeds[replica->feed_count++] = (struct sl_feed){
+        .member = REPLICA(away), .match = 1, .ns = sl_sim_now_ns(world->sim), .strict = true};
     sl_sleep_co(5 * SL_NS_PER_S);
     assert_int_equal(resync_count(world), 0);
+    assert_int_equal(replica->feed_count, 1);
+    assert_true(replica->feeds[0].strict);
+}
+
+static void forgotten_co(struct cluster_world *world)
+{
+    struct sl_replica *replica =
+        sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+    sl_sleep_co(5 * SL_NS_PER_S);
+    assert_int_equal(replica->feed_count, 0);
 }
 
 /* What a member needed has gone from the log: nothing is held for it, and nobody waits. But it is
@@ -433,6 +449,10 @@ static void few_at_a_time(void **state)
     open_without_one(&world, 12);
     struct sl_target_cluster *leading = world.nodes[world.leader].target->cluster;
     leading->source_count += SL_RESYNC_SOURCES_MAX;
+    node_start(&world, away);
+    world_run(&world, stay_behind_co);
+    node_end(&world, away, false);
+    world_run(&world, forgotten_co);
     node_start(&world, away);
     world_run(&world, stay_behind_co);
     leading->source_count -= SL_RESYNC_SOURCES_MAX;
