@@ -442,8 +442,10 @@ static void a_state_that_is_known(void **state)
     assert_true(sl_raft_deadline(raft) != UINT64_MAX);
     assert_int_equal(copying(3, 5, 1), -EALREADY); /* what is committed stays so */
     assert_true(raft->commit.value == 6 && raft->verified.value == 6);
-    assert_int_equal(copying(3, 8, 2), -EALREADY); /* the last one */
-    assert_int_equal(raft->commit.value, 8);
+    for (unsigned i = 0; i < 2; i++) { /* the last one; once more */
+        assert_int_equal(copying(3, 8, 2), -EALREADY);
+        assert_true(raft->commit.value == 8 && count(SL_RAFT_DO_COMMIT) == 1 - i);
+    }
     assert_int_equal(copying(3, 9, 2), 0);
     assert_int_equal(copying(3, 9, 2), 0); /* once begun it is finished */
     assert_true(raft->copying);
@@ -458,12 +460,13 @@ static void a_state_that_is_known(void **state)
     assert_true(count(SL_RAFT_DO_SEND) == 0 && raft->leader.id == 0 && raft->commit.value == 6);
     saved();
     assert_int_equal(count(SL_RAFT_DO_SEND), 0);
-    /* Who leads has what was committed before it led. */
+    /* Who leads finds out by itself what is committed. */
     make(3, spans, 2);
-    lead(9);
-    uint64_t commit = raft->commit.value;
-    assert_int_equal(copying(3, 8, 2), -EALREADY);
-    assert_true(raft->role == SL_RAFT_LEADER && raft->commit.value == commit);
+    campaign();
+    hear(2, grant(false));
+    assert_int_equal(copying(4, 8, 2), -EALREADY);
+    assert_true(raft->role == SL_RAFT_LEADER && raft->term.value == 4);
+    assert_true(raft->commit.value == 0 && count(SL_RAFT_DO_COMMIT) == 0);
 }
 
 static void a_copying_replica(void **state)
