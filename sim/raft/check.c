@@ -172,7 +172,7 @@ void check_send(struct cluster *cluster, struct replica *replica, const struct s
             violation(cluster, "n%u grants a vote that is not on its disk", replica->node);
         check_vote(cluster, replica, m->term.value, m->to.id);
     }
-    if (m->kind == SL_RAFT_VOTE && replica->disk.copying && replica_status(replica).copying)
+    if (m->kind == SL_RAFT_VOTE && replica->disk.copying && !replica->mark_void)
         violation(cluster, "n%u campaigns in the middle of a resync", replica->node);
     if (m->kind == SL_RAFT_VOTE && !pre) {
         check_vote(cluster, replica, m->term.value, replica->id);

@@ -132,6 +132,7 @@ static void reach_medium(struct replica *replica, const struct disk_op *op)
         break;
     case OP_WRITE:
         write_entries(disk, op, op->last - op->first + 1);
+        disk->applied = sl_max(disk->applied, op->applied);
         break;
     case OP_TRUNCATE:
         log_truncate(&disk->log, op->first);
@@ -299,6 +300,7 @@ static void do_write(struct cluster *cluster, struct replica *replica,
                             .ticket = action->ticket,
                             .first = action->first.value,
                             .last = action->last.value,
+                            .applied = replica->applied,
                             .entries = entries},
            0);
 }
@@ -707,6 +709,8 @@ void replica_start(struct cluster *cluster, struct replica *replica)
     replica->memory = malloc(sl_raft_bytes(terms));
     replica->sessions = sl_session_init(malloc(sl_session_bytes(8, 2)), 8, 2);
     SL_ASSERT(replica->memory != NULL && replica->sessions != NULL);
+    /* As the targets do: with that entry in the log no resync had begun. */
+    bool copies = disk->copying && log_last(log) < disk->copying_index;
     struct sl_raft_setup setup = {
         .group = cluster->groups[replica->group].id,
         .self = {replica->id, replica->node},
@@ -716,7 +720,8 @@ void replica_start(struct cluster *cluster, struct replica *replica)
         .now_ns = node_now(cluster, node),
         .term = sl_term_of(disk->term),
         .vote = disk->vote,
-        .copying = sl_index_of(disk->copying ? disk->copying_index : 0),
+        .commit = sl_index_of(disk->applied),
+        .copying = sl_index_of(copies ? disk->copying_index : 0),
         .boundary = sl_index_of(disk->snapshot.index),
         .boundary_term = sl_term_of(disk->snapshot.term),
         .config = &disk->snapshot.config,
@@ -744,8 +749,10 @@ void replica_start(struct cluster *cluster, struct replica *replica)
     replica->disk_busy_ns = 0;
     replica->waiter_count = replica->reader_count = 0;
     replica->installing = false;
-    replica->mark_void = false;
+    replica->mark_void = disk->copying && !copies;
     load_snapshot(cluster, replica);
+    if (!replica_status(replica).copying)
+        apply(cluster, replica, replica_status(replica).commit.value);
     cluster_arm_tick(cluster, replica);
 }
 

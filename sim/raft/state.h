@@ -77,6 +77,7 @@ struct disk_op {
     uint64_t done_ns;
     uint64_t ticket;
     uint64_t first, last, term;
+    uint64_t applied; /* WRITE: here, as it was sent */
     struct sl_raft_replica vote;
     struct entry *entries; /* WRITE */
     struct snapshot *snapshot;
@@ -94,6 +95,7 @@ struct disk {
     uint64_t copying_index;
     struct snapshot snapshot; /* the log begins behind it */
     struct entry_log log;
+    uint64_t applied;                 /* or more */
     uint64_t promised, promised_term; /* the mark of a damaged log: what its last entry was */
 };
 

@@ -113,6 +113,14 @@ int sl_raft_on_compacted(struct sl_raft *raft, struct sl_index index)
     return 0;
 }
 
+/* What is committed here, or an entry of the same index and term. */
+static bool has_state(const struct sl_raft *raft, struct sl_index index, struct sl_term term)
+{
+    return index.value <= raft->commit.value ||
+           (index.value <= raft->log.last.value && term.value != 0 &&
+            sl_term_equal(sl_raft_log_term(&raft->log, index), term));
+}
+
 /* The entry at S is here, and so is all before it that is committed (§5.3): the state can be made
  * of the log. What a leader of this term or an older one had committed, this term's leader has
  * (§5.4). */
@@ -141,8 +149,7 @@ int sl_raft_on_copying(struct sl_raft *raft, const struct sl_raft_event *event)
         SL_RAFT_COVER(COPY_TERM_HIGHER);
         sl_raft_become_follower(raft, term, (struct sl_raft_replica){0});
     }
-    if (!raft->copying && index_term.value != 0 && index.value <= raft->log.last.value &&
-        sl_term_equal(sl_raft_log_term(&raft->log, index), index_term)) {
+    if (!raft->copying && has_state(raft, index, index_term)) {
         SL_RAFT_COVER(COPY_NOT_NEEDED);
         learn_state(raft, index);
         return -EALREADY;

@@ -203,7 +203,7 @@ static const char *check_setup(const struct sl_raft_setup *setup)
     return NULL;
 }
 
-/* Takes over the durable log. What of it is committed is not known yet: at least the boundary. */
+/* Takes over the durable log. At least what lies before its boundary is committed. */
 static void load_log(struct sl_raft *raft, const struct sl_raft_setup *setup)
 {
     sl_raft_log_reset(&raft->log, setup->boundary, setup->boundary_term);
@@ -212,7 +212,8 @@ static void load_log(struct sl_raft *raft, const struct sl_raft_setup *setup)
         sl_raft_log_append(&raft->log, span->count, span->term, span->bytes);
     }
     raft->log.durable = raft->log.last;
-    raft->commit = raft->verified = raft->log.boundary;
+    raft->commit = sl_index_most(sl_index_least(setup->commit, raft->log.last), setup->boundary);
+    raft->verified = raft->commit;
     if (setup->config != NULL)
         raft->configs[0] = raft->configs[1] = *setup->config;
     for (unsigned i = 0; i < setup->config_count; i++) {

@@ -56,6 +56,7 @@ struct sl_raft_setup {
      * on all; a replica that is to be added starts with none (count 0) and waits to be told. */
     struct sl_term term;
     struct sl_raft_replica vote;
+    struct sl_index commit;  /* what of the log is known to be committed, as far as it reaches */
     struct sl_index copying; /* the mark of an unfinished resync: its index; 0 = there is none */
     struct sl_index boundary;
     struct sl_term boundary_term;        /* of the last entry that is gone */

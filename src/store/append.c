@@ -343,6 +343,8 @@ void sl_store_entry_skip(struct sl_store_group *group, uint64_t index)
 
 int sl_store_apply_co(struct sl_store_group *group, uint64_t index)
 {
+    struct sl_store *store = group->store;
+    uint64_t before = group->applied_index;
     int error = 0;
     while (group->applying)
         sl_wait_queue_co(&group->applied);
@@ -354,9 +356,11 @@ int sl_store_apply_co(struct sl_store_group *group, uint64_t index)
             group->applied_index++;
     }
     group->applying = false;
+    if (group->has_state && group->applied_index > before && sl_list_is_empty(&group->advanced))
+        sl_list_append(&store->advanced, &group->advanced);
     sl_wait_queue_wake_one(&group->applied, 0);
-    if (store_is_pressed(group->store))
-        appliers_kick(group->store);
+    if (store_is_pressed(store))
+        appliers_kick(store);
     return error;
 }
 

@@ -165,6 +165,7 @@ static const char *check_size(const uint8_t *at, uint32_t left)
     case SL_RECORD_TRUNCATE:
     case SL_RECORD_GROUP_CREATE:
     case SL_RECORD_GROUP_DELETE:
+    case SL_RECORD_APPLIED:
         return head.bytes == sizeof(head) ? NULL : "a record is misshapen";
     default:
         return "a record of an unknown kind";

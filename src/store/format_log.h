@@ -34,6 +34,7 @@ enum sl_record_kind {
     SL_RECORD_TRUNCATE = 3,     /* entries at and behind `index` are gone */
     SL_RECORD_GROUP_CREATE = 4, /* its log begins behind (index, term) */
     SL_RECORD_GROUP_DELETE = 5,
+    SL_RECORD_APPLIED = 6, /* entries up to `index` are committed, and applied */
 };
 
 enum sl_entry_type {

@@ -228,6 +228,7 @@ struct sl_store_group *store_group_add(struct sl_store *store, uint64_t id, uint
     group->log.first = index + 1;
     group->log.last = index;
     sl_list_init(&group->chunks);
+    sl_list_init(&group->advanced);
     sl_wait_queue_init(&group->applied);
     sl_list_append(group_bucket(store, id), &group->hash);
     struct sl_list *at = store->groups.next;
@@ -241,6 +242,7 @@ void store_group_free(struct sl_store_group *group)
 {
     store_log_cut(group, 0);
     sl_list_remove(&group->node);
+    sl_list_remove(&group->advanced);
     sl_list_remove(&group->hash);
     free(group->log.ring);
     free(group->state);
@@ -274,6 +276,8 @@ void sl_store_group_status(const struct sl_store_group *group, struct sl_store_g
         .last_index = group->log.last,
         .last_term = last != NULL ? last->term : group->boundary_term,
         .applied_index = group->applied_index,
+        .committed_index =
+            sl_max(group->applied_index, sl_min(group->committed_index, group->log.last)),
         .term = group->term,
         .vote = group->vote,
         .faulty_first = group->faulty_first,

@@ -82,6 +82,8 @@ struct sl_store_group {
     struct log log;
     uint64_t boundary_index, boundary_term;
     uint64_t applied_index;
+    uint64_t committed_index; /* as the log said when it was opened */
+    struct sl_list advanced;  /* store->advanced, or by itself */
     uint64_t held;      /* entries above it are kept while the log has room; SL_HELD_NONE: not */
     bool held_strictly; /* writes wait rather than that they go */
     uint64_t apply_to;  /* see apply_forced; the boundary's next place */
@@ -188,6 +190,7 @@ struct sl_store {
     bool closing;  /* background coroutines end */
     struct wal wal;
     struct sl_list groups;
+    struct sl_list advanced; /* groups whose log does not say yet how far they are applied */
     struct sl_list *group_hash;
     uint64_t root_sequence;
     uint64_t state_bytes; /* of all groups, padded */
@@ -290,8 +293,7 @@ void checkpoint_kick(struct sl_store *store);
 void settle_checkpoint(struct sl_store *store);
 
 int scrubber_start(struct sl_store *store);      /* check.c */
-void stop_background_co(struct sl_store *store); /* store.c */
-/* root.c */
+void stop_background_co(struct sl_store *store); /* store.c; root.c: */
 int root_load_co(struct sl_store *store, struct sl_root_header *header, char *error,
                  size_t error_bytes);
 

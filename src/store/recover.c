@@ -332,6 +332,9 @@ static int replay_record(struct sl_store *store, const struct sl_record *record,
          * lay behind the boundary then is void too. */
         store_log_cut(group, record->head.index);
         return 0;
+    case SL_RECORD_APPLIED:
+        group->committed_index = sl_max(group->committed_index, record->head.index);
+        return 0;
     case SL_RECORD_GROUP_DELETE:
         group->deleted = true;
         group->deleted_generation = header->generation;

@@ -94,6 +94,7 @@ static struct sl_store *store_make(const struct sl_store_config *config)
     store->reactor = sl_io_reactor(config->io);
     store->overlay_limit = config->overlay_bytes;
     sl_list_init(&store->groups);
+    sl_list_init(&store->advanced);
     sl_list_init(&store->lru);
     sl_list_init(&store->pending);
     sl_wait_queue_init(&store->apply_work);

@@ -39,13 +39,11 @@ struct sl_store_config {
     uint16_t shard;
     bool read_only;            /* nothing is written; the log is read, not gone on with */
     const uint8_t *cluster_id; /* 16 bytes that the disk must have; NULL = any */
-    uint64_t
-        overlay_bytes;    /* payload kept in memory before it is applied; 0 = a quarter of memory */
-    uint64_t table_bytes; /* chunk tables kept in memory; 0 = all */
+    uint64_t overlay_bytes;    /* payload kept in memory until applied; 0 = a quarter of memory */
+    uint64_t table_bytes;      /* chunk tables kept in memory; 0 = all */
     /* Every block is read and verified again and again, at most so many bytes a second; 0 = not. */
     uint64_t scrub_bytes_per_s;
-    /* The scrub found a block damaged: from who has another copy it is repaired. Answers whether it
-     * is whole again. May be NULL. */
+    /* The scrub found a damaged block: is it whole again, from another copy? May be NULL. */
     bool (*damaged_co)(void *context, uint64_t group, uint32_t chunk, uint16_t block);
     /* Before a checkpoint chooses what the log keeps: the moment to call sl_store_state_set(). Must
      * not await. NULL: nothing to say. */
@@ -140,6 +138,8 @@ struct sl_store_group_status {
     uint64_t boundary_index, boundary_term; /* entries behind it can be read */
     uint64_t last_index, last_term;
     uint64_t applied_index; /* what sl_store_apply_co() was told, at least the boundary */
+    uint64_t
+        committed_index; /* no less; what it was told before the store was opened, or some less */
     uint64_t term, vote;
     uint64_t faulty_first, faulty_last; /* acknowledged, and damaged or missing; 0 = none */
     bool faulty_is_payload;             /* none is missing: which blocks are damaged is known */

@@ -287,8 +287,25 @@ static void advance(struct sl_store *store)
     wal_room_wake(store);
 }
 
+/* How far groups are applied goes along with what is written anyway. Who knows it after a start
+ * can free that much of his log before anybody leads: without it logs that are full of what may
+ * not be committed could have no room for what would tell. */
+static void add_applied(struct sl_store *store, struct batch *batch)
+{
+    struct sl_list *node;
+    while ((node = sl_list_first(&store->advanced)) != NULL) {
+        struct sl_store_group *group = sl_list_entry(node, struct sl_store_group, advanced);
+        struct sl_record record = {
+            .head = {.kind = SL_RECORD_APPLIED, .group = group->id, .index = group->applied_index}};
+        if (!sl_batch_add(batch->block, &record))
+            return; /* no room: with the next one */
+        sl_list_remove(node);
+    }
+}
+
 static void write_batch_co(struct sl_store *store, struct batch *batch, struct sl_buf *header)
 {
+    add_applied(store, batch);
     uint64_t offset = batch_seal(store, batch);
     uint64_t length = (uint64_t)(1 + batch->payload_blocks) * SL_BLOCK_BYTES;
     memcpy(header->data, batch->block, SL_BLOCK_BYTES); /* header: of the batch */

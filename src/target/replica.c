@@ -738,6 +738,7 @@ static int start_core(struct sl_replica *replica, const struct sl_replica_memory
         .now_ns = sl_cluster_now_ns(cluster),
         .term = sl_term_of(status->term),
         .vote = {status->vote, 0},
+        .commit = sl_index_of(status->committed_index),
         .copying = sl_index_of(replica->copying),
         .boundary = sl_index_of(memory->index),
         .boundary_term = sl_term_of(memory->term),
@@ -792,7 +793,9 @@ static int load_co(struct sl_replica *replica, const struct sl_replica_memory *m
         sl_store_entry_skip(replica->log, index);
     }
     *why = "what its log has cannot be applied";
-    if (error == 0 && replica->copying == 0 && memory->index > status->applied_index)
+    /* In the midst of a resync, too: the source is told that this much is here. What it has given
+     * by then is newer, and stays. */
+    if (error == 0 && memory->index > status->applied_index)
         error = sl_store_apply_co(replica->log, memory->index);
     replica->applied = memory->index;
     replica->applied_config = memory->config;
@@ -847,14 +850,16 @@ static bool has_forgotten(const struct sl_store *store, const struct sl_store_gr
     return true;
 }
 
-/* A resync was begun, and the log goes as far by itself: what is committed of it is applied again;
- * regions that were taken have that, or newer. Who went on copying would never lead, and may be the
- * only one who has the newest entry (cluster_sim, seed 10010300). */
+/* The mark of a resync that did not begin, for the log had the state by then; or the entry there is
+ * another one, then this replica wins no vote, and is given what it lacks. Who went on copying
+ * would never lead, and may be the only one who has the newest entry (cluster_sim, seed 10010300).
+ */
 static bool log_has_state(const struct sl_replica_memory *memory,
                           const struct sl_store_group_status *status)
 {
     return memory->copying != 0 && status->boundary_index <= memory->index &&
-           status->last_index >= memory->copying && status->faulty_first == 0;
+           status->last_index >= memory->copying &&
+           (status->faulty_first == 0 || status->faulty_first > memory->copying);
 }
 
 int sl_replica_open_co(struct sl_target_cluster *cluster, struct sl_store *store,

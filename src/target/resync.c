@@ -226,6 +226,24 @@ static int begin_co(struct source *source)
                : error;
 }
 
+/* From any but the receiver: it cannot give while it copies, and keeps what it has. -EAGAIN: who
+ * may have it is away. */
+static int give_co(struct source *source, uint32_t chunk, uint16_t block, struct sl_iobuf *data)
+{
+    struct sl_raft_config config = *sl_raft_get_config(source->replica->raft);
+    bool may_later = false;
+    for (unsigned i = 0; i < config.count; i++) {
+        const struct sl_raft_member *member = &config.members[i];
+        if (member->id == source->replica->id || member->id == source->to.id)
+            continue;
+        int error = sl_replica_repair_co(source->replica, chunk, block, 1, member->node, data);
+        if (error == 0 || error == -ENOMEM)
+            return error;
+        may_later = may_later || error != -SL_E_CHECKSUM;
+    }
+    return may_later ? -EAGAIN : -SL_E_CHECKSUM;
+}
+
 /* Another replica's copy of a block, if that is of the version that is lost here, or nobody knows
  * which one is. It need not have been mended here: its disk, or the log, may refuse. */
 static int take_given_co(struct source *source, uint32_t chunk, uint16_t block,
@@ -237,7 +255,7 @@ static int take_given_co(struct source *source, uint32_t chunk, uint16_t block,
     uint64_t index;
     struct sl_iobuf data;
     sl_iobuf_init(&data);
-    int error = sl_replica_repair_co(replica, chunk, block, 1, 0, &data);
+    int error = give_co(source, chunk, block, &data);
     if (error == 0)
         error =
             sl_store_region_crcs_co(replica->log, chunk, block / SL_REGION_BLOCKS, &index, crcs);
@@ -414,6 +432,9 @@ static void source_entry_co(void *argument)
                     replica->group, source->to.node, (unsigned long long)source->index,
                     (unsigned long long)source->regions, bytes,
                     (unsigned long long)((sl_cluster_now_ns(cluster) - began_ns) / SL_NS_PER_MS));
+    else if (error == -EAGAIN)
+        sl_log_info("raft", "group %u: node %u does not take the state at %llu, or not now",
+                    replica->group, source->to.node, (unsigned long long)source->index);
     else if (!cluster->closing)
         sl_log_warn("raft", "group %u: the resync of node %u ended early: %s (%s); it begins anew",
                     replica->group, source->to.node, sl_error_text(error), sl_error_name(error));
@@ -428,7 +449,7 @@ static void source_entry_co(void *argument)
     struct sl_feed *feed = feed_find(replica, to);
     if (feed != NULL)
         feed->ns = sl_cluster_now_ns(cluster);
-    if (error < 0)
+    if (error < 0 && error != -EAGAIN) /* it may want the log behind the state at once */
         feed_end(replica, feed);
     hold(replica);
     sl_cluster_leave(cluster);

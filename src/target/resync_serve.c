@@ -41,12 +41,14 @@ static int mark_co(struct sl_replica *replica, uint64_t index)
     return error < 0 ? error : sl_store_checkpoint_co(replica->store);
 }
 
-/* Nothing was overwritten yet. */
-static void unmark(struct sl_replica *replica, uint64_t mark)
+/* Nothing was overwritten yet. The mark goes from the disk at once: what is taken from now on it
+ * does not know. */
+static void unmark_co(struct sl_replica *replica, uint64_t mark)
 {
     replica->copying = mark;
-    (void)sl_replica_state_save(replica);
     sl_replica_tick(replica); /* goes on applying */
+    if (sl_replica_state_save(replica) == 0)
+        (void)sl_store_checkpoint_co(replica->store);
 }
 
 /* Older than what is here by now: the next one will do. A replica that is marked takes a state as
@@ -59,25 +61,39 @@ static bool is_outdated(const struct sl_replica *replica, uint64_t mark,
            (body->index == replica->applied && mark == 0) || body->term < status.term.value;
 }
 
+static int tell_core_co(struct sl_replica *replica, const struct sl_capsule_resync *body)
+{
+    struct sl_raft_event event = {.kind = SL_RAFT_COPYING,
+                                  .copying = {.term = sl_term_of(body->term),
+                                              .index = sl_index_of(body->index),
+                                              .index_term = sl_term_of(body->index_term)}};
+    return sl_replica_event_co(replica, &event);
+}
+
+static bool log_has(const struct sl_replica *replica, const struct sl_capsule_resync *body)
+{
+    uint64_t term = sl_raft_term_at(replica->raft, sl_index_of(body->index)).value;
+    return term != 0 && term == body->index_term;
+}
+
+/* The core says -EALREADY if the log has the state's entry by then. */
 static int begin_co(struct sl_replica *replica, const struct sl_capsule_resync *body,
                     uint64_t *have)
 {
     uint64_t mark = replica->copying;
     if (is_outdated(replica, mark, body))
         return -EAGAIN;
+    if (mark == 0 && log_has(replica, body) && tell_core_co(replica, body) == -EALREADY)
+        return -EAGAIN;
     replica->resync_index = 0; /* of an older source: it ends here */
     int error = mark_co(replica, body->index);
     /* It may have got further while the mark was written. */
     if (error == 0 && is_outdated(replica, mark, body))
         error = -EAGAIN;
-    struct sl_raft_event event = {.kind = SL_RAFT_COPYING,
-                                  .copying = {.term = sl_term_of(body->term),
-                                              .index = sl_index_of(body->index),
-                                              .index_term = sl_term_of(body->index_term)}};
     if (error == 0)
-        error = sl_replica_event_co(replica, &event);
+        error = tell_core_co(replica, body);
     if (error < 0) {
-        unmark(replica, mark);
+        unmark_co(replica, mark);
         return error == -EALREADY ? -EAGAIN : error;
     }
     replica->resync_from = body->from;

@@ -20,7 +20,7 @@ struct sl_raft_links *links;
 void *links_memory;
 static void *memory;
 uint64_t now_ns;
-struct sl_index promised;
+struct sl_index promised, committed;
 struct sl_term promised_term;
 static uint64_t save_ticket, write_ticket;
 static struct sl_index written;
@@ -45,7 +45,7 @@ int setup(void **state)
     links_memory = malloc(sl_raft_links_bytes(4));
     assert_true(memory != NULL && links_memory != NULL);
     links = NULL;
-    promised = sl_index_of(0);
+    promised = committed = sl_index_of(0);
     promised_term = sl_term_of(0);
     now_ns = START;
     save_ticket = write_ticket = 0;
@@ -72,6 +72,7 @@ void make(uint64_t term, const struct sl_raft_span *spans, unsigned span_count)
                               .config = &config,
                               .spans = spans,
                               .span_count = span_count,
+                              .commit = committed,
                               .promised = promised,
                               .promised_term = promised_term};
     const char *why;

@@ -16,7 +16,8 @@ extern struct sl_raft *raft;
 extern struct sl_raft_links *links; /* set before make(): heartbeats are shared */
 extern void *links_memory;
 extern uint64_t now_ns;
-extern struct sl_index promised; /* set before make(): the log was longer */
+extern struct sl_index promised;  /* set before make(): the log was longer */
+extern struct sl_index committed; /* set before make(): so much was committed */
 extern struct sl_term promised_term;
 
 int setup(void **state);

@@ -428,6 +428,21 @@ static int copying(uint64_t term, uint64_t index, uint64_t index_term)
                                        .copying = {{term}, {index}, {index_term}}});
 }
 
+/* What is known to be committed after a start is so, as far as the log reaches. */
+static void what_was_committed(void **state)
+{
+    struct sl_raft_span span = {8, {1}, 0};
+    for (uint64_t known = 0; known <= 10; known += 5) {
+        committed = sl_index_of(known);
+        make(1, &span, 1);
+        uint64_t commit = known < 8 ? known : 8;
+        assert_true(raft->commit.value == commit && raft->verified.value == commit);
+        hear(2, append(2, 0, 0, 0, 0));
+        saved();
+        assert_true(sent()->commit.value == commit && sent()->index.value == commit);
+    }
+}
+
 /* A resync that comes when the log has the state does not begin: its source may die, and without
  * this replica nobody might lead. The source's leader learns that it may go on with the log. */
 static void a_state_that_is_known(void **state)
@@ -821,6 +836,7 @@ int main(void)
         CASE(timeout_now_is_repeated),
         CASE(timeout_now_is_obeyed_or_not),
         CASE(a_follower_that_needs_a_resync),
+        CASE(what_was_committed),
         CASE(a_state_that_is_known),
         CASE(a_copying_replica),
         CASE(a_leader_learns_what_is_committed),

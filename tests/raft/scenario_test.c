@@ -397,8 +397,8 @@ static void copying_replica_forgets_what_it_acknowledged(struct cluster *c)
     cluster_run(c, 100 * MS);
     assert_true(is_done(c, 0)); /* by 0 and 2 */
     at(c, 2)->disk.copying = true;
-    at(c, 2)->disk.copying_index = 8;
-    struct sl_raft_event event = {.kind = SL_RAFT_COPYING, .copying = {.index = {8}}};
+    at(c, 2)->disk.copying_index = 10;
+    struct sl_raft_event event = {.kind = SL_RAFT_COPYING, .copying = {.index = {10}}};
     replica_step(c, at(c, 2), &event);
     crash(c, 0);
     cluster_isolate(c, 1, false);

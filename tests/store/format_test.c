@@ -225,7 +225,9 @@ static void build_all(void)
     struct sl_record truncate = {.head = {SL_RECORD_TRUNCATE, 0, 0, 0, 1, 103, 0}};
     struct sl_record create = {.head = {SL_RECORD_GROUP_CREATE, 0, 0, 0, 9, 50, 4}};
     struct sl_record delete = {.head = {SL_RECORD_GROUP_DELETE, 0, 0, 0, 9, 0, 0}};
-    struct sl_record *all[] = {&write, &zero, &opaque, &noop, &vote, &truncate, &create, &delete};
+    struct sl_record applied = {.head = {SL_RECORD_APPLIED, 0, 0, 0, 1, 102, 0}};
+    struct sl_record *all[] = {&write,    &zero,   &opaque, &noop,   &vote,
+                               &truncate, &create, &delete, &applied};
     struct sl_batch_header header = batch_header();
     place = (struct sl_batch_place){&superblock, 0, 7, 9};
     sl_batch_begin(batch);
@@ -242,7 +244,7 @@ static void test_batch(void **state)
     make(SL_GIB, 1);
     build_all();
     assert_int_equal(sl_batch_parse(batch, &place, &header, &why), 0);
-    assert_int_equal(header.record_count, 8);
+    assert_int_equal(header.record_count, 9);
     assert_int_equal(header.payload_blocks, 4);
     assert_true(sl_batch_next(batch, &offset, &record));
     assert_int_equal(record.head.index, 100);
@@ -255,8 +257,9 @@ static void test_batch(void **state)
     assert_true(sl_batch_next(batch, &offset, &record));
     assert_true(sl_batch_next(batch, &offset, &record));
     assert_int_equal(record.vote, 77);
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < 4; i++)
         assert_true(sl_batch_next(batch, &offset, &record));
+    assert_true(record.head.kind == SL_RECORD_APPLIED && record.head.index == 102);
     assert_false(sl_batch_next(batch, &offset, &record));
     turn_every_bit(batch, sizeof(batch), parse_batch);
     place.position++;

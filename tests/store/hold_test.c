@@ -460,6 +460,46 @@ static void test_long_batch(void **state)
     world_free(&world);
 }
 
+/* How far a group is applied goes with the next batch, whoever writes it; where nobody keeps a
+ * state everything in the log is applied anyway. */
+static void applied_co(struct store_world *w)
+{
+    struct sl_store_group *group, *other;
+    struct sl_store_group_status status;
+    world_open_groups_co(w, &group, &other);
+    assert_int_equal(sl_store_state_set(group, 0, "s", 2), 0);
+    world_append_all_co(w, group, 1, 4);
+    assert_int_equal(sl_store_apply_co(group, 2), 0);
+    world_append_co(w, other, 1, 1, SL_ENTRY_WRITE, 500);
+    assert_int_equal(sl_store_apply_co(other, 1), 0);
+    world_append_co(w, other, 2, 1, SL_ENTRY_WRITE, 510);
+    assert_int_equal(sl_store_apply_co(group, 3), 0); /* nothing is written any more */
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.committed_index, 3);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void applied_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    struct sl_store_group *group = sl_store_group_find(w->store, 3);
+    sl_store_group_status(group, &status);
+    assert_true(status.committed_index == 2 && status.applied_index == 0);
+    sl_store_group_status(sl_store_group_find(w->store, 4), &status);
+    assert_int_equal(status.committed_index, 0);
+    group->committed_index = 5; /* more than the log has */
+    sl_store_group_status(group, &status);
+    assert_int_equal(status.committed_index, 4);
+    world_close_co(w);
+}
+
+static void test_applied(void **state)
+{
+    live(8, applied_co, applied_again_co, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -467,6 +507,7 @@ int main(void)
         cmocka_unit_test(test_moved),        cmocka_unit_test(test_moved_damaged),
         cmocka_unit_test(test_moved_cut),    cmocka_unit_test(test_deleted),
         cmocka_unit_test(test_stopped_full), cmocka_unit_test(test_long_batch),
+        cmocka_unit_test(test_applied),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@
  */
 #include "cluster_world.h"
 
+#include "core/crc32c.h"
+#include "store/format_meta.h"
 #include "store/private.h"
 #include "target/replica_state.h"
 #include "target/resync_capsule.h"
@@ -111,7 +113,9 @@ static void nobody_has_it(void **state)
     spoil(&world, world.leader, BLOCK + 3);
     spoil(&world, other, BLOCK + 3);
     spoil(&world, away, BLOCK + 3);
+    uint64_t before_ns = sl_sim_now_ns(world.sim);
     come_back(&world);
+    assert_in_range(sl_sim_now_ns(world.sim) - before_ns, 0, 4 * SL_NS_PER_S); /* who would come? */
     world_run(&world, expect_lost_co);
     assert_true(node_find_block(&world, away, BLOCK + 4, VALUE, false) > 0);
     world_run(&world, write_anew_co);
@@ -336,13 +340,13 @@ static void mark_co(struct cluster_world *world, unsigned number)
 static void write_ten_co(struct cluster_world *world)
 {
     for (unsigned i = 0; i < 10; i++)
-        assert_int_equal(client_write_co(world, BLOCK, COUNT, VALUE + 1 + i), 0);
+        assert_int_equal(client_write_co(world, BLOCK + SL_REGION_BLOCKS, COUNT, VALUE + 1 + i), 0);
     sl_sleep_co(SL_NS_PER_S);
 }
 
 static void expect_tenth_co(struct cluster_world *world)
 {
-    client_expect_co(world, BLOCK, COUNT, VALUE + 10);
+    client_expect_co(world, BLOCK + SL_REGION_BLOCKS, COUNT, VALUE + 10);
 }
 
 /* A resync is begun, its mark durable, when the entries come after all; then the power goes. The
@@ -431,14 +435,118 @@ static void state_is_in_the_log(void **state)
     world_run(&world, write_ten_co);
     node_run(&world, world.leader, send_offer_co);
     world_wait(&world, 100 * SL_NS_PER_MS);
+    assert_int_equal(offer.error, -EAGAIN); /* at once */
+    assert_int_equal(marked_replica(&world)->copying, 0);
+    marked_replica(&world)->applier_running = false;
+    node_end(&world, world.leader, true);
+    node_start(&world, third);
+    world_run(&world, expect_tenth_co);
+    world_close(&world);
+}
+
+static void write_elsewhere_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 10; i++)
+        assert_int_equal(client_write_co(world, i, 1, 500 + i), 0);
+}
+
+static void expect_elsewhere_co(struct cluster_world *world)
+{
+    for (unsigned i = 0; i < 10; i++)
+        client_expect_co(world, i, 1, 500 + i);
+}
+
+static struct sl_lane *lane_to_marked(struct cluster_world *world)
+{
+    struct sl_replica *replica =
+        sl_cluster_find(world->nodes[world->leader].target->cluster, GROUP);
+    int slot = sl_raft_config_find(sl_raft_get_config(replica->raft), REPLICA(marked));
+    assert_true(slot >= 0 && replica->lanes[slot].to == REPLICA(marked));
+    return &replica->lanes[slot];
+}
+
+static uint64_t marked_last(struct cluster_world *world)
+{
+    struct sl_raft_status status;
+    sl_raft_get_status(marked_replica(world)->raft, &status);
+    return status.last.value;
+}
+
+/* Or they come while the mark is written: it is taken back, from the disk, too. */
+static void state_comes_meanwhile(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 16, 3);
+    world_run(&world, make_co);
+    marked = world.leader % 3 + 1;
+    node_run(&world, marked, hold_applier_co);
+    lane_to_marked(&world)->calls = SL_LANE_CALLS_MAX; /* nothing goes there */
+    uint64_t before = marked_last(&world);
+    world_run(&world, write_elsewhere_co);
+    assert_int_equal(marked_last(&world), before);
+    node_run(&world, world.leader, send_offer_co);
+    world_wait(&world, 100 * SL_NS_PER_MS);
     assert_int_equal(offer.error, 1);
+    lane_to_marked(&world)->calls = 0;
+    (void)sl_wait_queue_wake_all(&lane_to_marked(&world)->answers, 0);
+    world_wait(&world, 100 * SL_NS_PER_MS);
+    assert_true(marked_last(&world) >= before + 10);
     node_run(&world, marked, release_applier_co);
     world_wait(&world, SL_NS_PER_S);
     assert_int_equal(offer.error, -EAGAIN);
     assert_int_equal(marked_replica(&world)->copying, 0);
-    node_end(&world, world.leader, true);
-    node_start(&world, third);
-    world_run(&world, expect_tenth_co);
+    node_end(&world, marked, true);
+    struct sl_replica_memory memory = {0};
+    node_start(&world, marked);
+    struct sl_store_group *log = marked_replica(&world)->log;
+    struct sl_store_group_status status;
+    sl_store_group_status(log, &status);
+    assert_null(sl_replica_state_parse(sl_store_state(log), status.state_bytes, &memory));
+    assert_int_equal(memory.copying, 0);
+    world_run(&world, world_all_equal_co);
+    world_run(&world, expect_elsewhere_co);
+    world_close(&world);
+}
+
+static void expect_blocks_co(struct cluster_world *world, unsigned number)
+{
+    static uint8_t block[SL_BLOCK_BYTES];
+    uint32_t crcs[SL_REGION_BLOCKS];
+    uint64_t index;
+    assert_int_equal(sl_store_region_crcs_co(marked_replica(world)->log, 0,
+                                             BLOCK / SL_REGION_BLOCKS, &index, crcs),
+                     0);
+    for (unsigned i = 0; i < COUNT; i++) {
+        fill_block(block, BLOCK + i, VALUE);
+        assert_int_equal(crcs[BLOCK % SL_REGION_BLOCKS + i],
+                         sl_crc_stored(sl_crc32c(0, block, sizeof(block))));
+    }
+}
+
+/* What was applied when the mark was made stood in the log alone; then the resync is broken off by
+ * a loss of power, and begins behind that. Those blocks were given up (cluster_sim, seed 14001679).
+ */
+static void applied_before_the_mark(void **state)
+{
+    struct cluster_world world;
+    world_open(&world, 17, 3);
+    world_run(&world, make_co);
+    marked = world.leader % 3 + 1;
+    node_run(&world, marked, hold_applier_co);
+    world_run(&world, write_ten_co); /* keeps the log there */
+    lane_to_marked(&world)->calls = SL_LANE_CALLS_MAX;
+    world_run(&world, write_elsewhere_co);
+    node_run(&world, world.leader, send_offer_co);
+    world_wait(&world, 100 * SL_NS_PER_MS);
+    node_run(&world, marked, release_applier_co);
+    while (offer.error == 1)
+        world_wait(&world, SL_NS_PER_US);
+    assert_int_equal(offer.error, 0);
+    node_end(&world, marked, true);
+    node_start(&world, marked);
+    world_run(&world, world_all_equal_co);
+    assert_true(resync_count(&world) > 0);
+    node_run(&world, marked, expect_blocks_co);
     world_close(&world);
 }
 
@@ -464,12 +572,13 @@ static void few_at_a_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(who_is_slow_is_fed),  cmocka_unit_test(who_is_outrun_holds_nobody_up),
-        cmocka_unit_test(few_at_a_time),       cmocka_unit_test(each_lacks_another),
-        cmocka_unit_test(who_lags_has_it),     cmocka_unit_test(nobody_has_it),
-        cmocka_unit_test(damaged_in_the_log),  cmocka_unit_test(lost_is_handed_on),
-        cmocka_unit_test(mark_is_outrun),      cmocka_unit_test(outrun_in_a_round),
-        cmocka_unit_test(state_is_in_the_log),
+        cmocka_unit_test(who_is_slow_is_fed),      cmocka_unit_test(who_is_outrun_holds_nobody_up),
+        cmocka_unit_test(few_at_a_time),           cmocka_unit_test(each_lacks_another),
+        cmocka_unit_test(who_lags_has_it),         cmocka_unit_test(nobody_has_it),
+        cmocka_unit_test(damaged_in_the_log),      cmocka_unit_test(lost_is_handed_on),
+        cmocka_unit_test(mark_is_outrun),          cmocka_unit_test(outrun_in_a_round),
+        cmocka_unit_test(state_is_in_the_log),     cmocka_unit_test(state_comes_meanwhile),
+        cmocka_unit_test(applied_before_the_mark),
     };
     if (getenv("SLUICE_TEST_LOG") == NULL)
         sl_log_set_level(SL_LOG_ERROR);
