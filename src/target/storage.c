@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/size.h"
+#include "store/format.h"
 #include "target/private.h"
 
 #define SIDECAR_MAGIC   UINT64_C(0x4352435343494c53) /* "SLICSCRC" */
@@ -212,6 +213,17 @@ static bool is_same_file(const char *a, const char *b)
     return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
+/* As bytes of somebody else it would be overwritten. */
+static bool is_disk_of_store(const char *path)
+{
+    uint64_t magic = 0;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    bool is = file >= 0 && read_all(file, &magic, sizeof(magic)) && magic == SL_DISK_MAGIC;
+    if (file >= 0)
+        close(file);
+    return is;
+}
+
 /* The usual mistakes, in words. What the seam's disk finds later is explained in
  * sl_target_create(). */
 static int check_file(struct sl_storage *storage, const char *path, char *error, size_t error_bytes)
@@ -235,6 +247,14 @@ static int check_file(struct sl_storage *storage, const char *path, char *error,
                  storage->config.read_only ? "reading" : "writing", sl_error_text(code),
                  storage->config.read_only ? "" : " (--read-only serves it as it is)");
         return code;
+    }
+    if (storage->backend == &sl_backend_disk && !storage->config.read_only &&
+        is_disk_of_store(path)) {
+        snprintf(error, error_bytes,
+                 "storage '%s' is a disk of the store: serve it as store:%s; as a plain one all "
+                 "that it holds would be overwritten",
+                 path, path);
+        return -EEXIST;
     }
     storage->sidecar = S_ISREG(status.st_mode) && !storage->config.read_only &&
                        storage->backend == &sl_backend_disk;

@@ -136,6 +136,8 @@ def test_refusals(programs):
 
         refused(f"store:{plain}", "sluice disk format")
         path = formatted(world)
+        for spec in (path, f"file:{path}"): # it was overwritten, with all that it held
+            refused(spec, f"serve it as store:{path}")
         refused(f"store:{path}", "number of reactors", "--reactors", "2")
         refused(f"store:{path}", "was never served", "--read-only")
         process = subprocess.run([programs[0], "--storage", f"store:{path}", "--storage", f"store:{plain}"],

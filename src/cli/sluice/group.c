@@ -50,9 +50,40 @@ static unsigned index_of(const struct group_tool *tool, uint32_t node)
 
 /* ---- create ---- */
 
+/* What nodes have of a group before it is made. */
+struct found {
+    bool has_run; /* somebody, on whichever node, has voted */
+    int status;   /* a first member does not answer */
+};
+
+/* Its first members have to answer; of others, whoever does: the group may have moved there. */
+static struct found find_co(struct group_tool *tool, const struct sl_cluster_group *group,
+                            bool has[SL_CLUSTER_NODES_MAX])
+{
+    const struct sl_group_admin status = {.op = SL_GROUP_STATUS, .group = group->id};
+    struct found found = {0};
+    for (unsigned i = 0; i < tool->cluster->node_count; i++) {
+        const struct sl_cluster_node *node = &tool->cluster->nodes[i];
+        struct sl_capsule_group_status answer = {0};
+        bool is_first = false;
+        for (unsigned k = 0; k < group->replica_count; k++)
+            is_first = is_first || group->replicas[k].node == node->id;
+        int error = group_ask_co(tool, i, &status, &answer);
+        has[i] = error == 0;
+        found.has_run = found.has_run || (error == 0 && answer.reply.term > 0);
+        if (error < 0 && error != -ENOENT && is_first)
+            found.status |= tell(tool, group->id, node->id, "made ready", error);
+    }
+    return found;
+}
+
+/* A replica that is made with the id of one that has voted, or acknowledged anything, would undo
+ * that: acknowledged writes could be lost (Raft §5.4). So all of a group's first replicas are made
+ * before it runs, or none. */
 static int create_one_co(struct group_tool *tool, const struct sl_cluster_group *group)
 {
-    int status = 0;
+    bool has[SL_CLUSTER_NODES_MAX] = {false};
+    struct found found = find_co(tool, group, has);
     struct sl_group_admin admin = {
         .op = SL_GROUP_CREATE,
         .member_count = (uint8_t)group->replica_count,
@@ -62,14 +93,23 @@ static int create_one_co(struct group_tool *tool, const struct sl_cluster_group 
     for (unsigned i = 0; i < group->replica_count; i++)
         admin.members[i] = (struct sl_group_member){group->replicas[i].replica,
                                                     group->replicas[i].node, SL_GROUP_VOTER};
-    for (unsigned i = 0; i < group->replica_count; i++) {
+    int status = found.status;
+    for (unsigned i = 0; found.status == 0 && i < group->replica_count; i++) {
         admin.node = group->replicas[i].node;
         admin.replica = group->replicas[i].replica;
-        int error = group_ask_co(tool, index_of(tool, admin.node), &admin, NULL);
-        if (error == -EEXIST)
+        if (has[index_of(tool, admin.node)]) {
             printf("group %u: node %u has it already\n", group->id, admin.node);
-        else
+        } else if (found.has_run) {
+            fprintf(stderr,
+                    "%s: group %u: node %u was not made ready: the group runs, and this node has "
+                    "no replica of it (any more): `sluice group remove --group %u --node %u`, if "
+                    "it is a member, then `add-learner` and `promote`\n",
+                    tool->program, group->id, admin.node, group->id, admin.node);
+            status = 1;
+        } else {
+            int error = group_ask_co(tool, index_of(tool, admin.node), &admin, NULL);
             status |= tell(tool, group->id, admin.node, "made ready", error);
+        }
     }
     return status;
 }
@@ -150,6 +190,25 @@ static int change_members_co(struct group_tool *tool, const struct sl_cluster_gr
     return error;
 }
 
+/* Whether more than half of the voters that stay answer. Who is asked to leave may be needed for
+ * anything else to be decided, its own return too. */
+static bool leaves_majority_co(struct group_tool *tool, const struct sl_cluster_group *group,
+                               const struct sl_capsule_group_status *view, uint64_t leaver)
+{
+    const struct sl_group_admin status = {.op = SL_GROUP_STATUS, .group = group->id};
+    unsigned voters = 0, there = 0;
+    for (unsigned i = 0; i < view->member_count; i++) {
+        const struct sl_group_member *member = &view->members[i];
+        struct sl_capsule_group_status answer = {0};
+        if (member->kind != SL_GROUP_VOTER || member->replica == leaver)
+            continue;
+        voters++;
+        there += group_ask_co(tool, index_of(tool, member->node), &status, &answer) == 0 &&
+                 answer.reply.replica == member->replica;
+    }
+    return voters == 0 || there > voters / 2; /* none at all: the leader refuses that */
+}
+
 static int change_co(struct group_tool *tool, enum sl_group_admin_op op, const char *what)
 {
     const struct sl_cluster_group *group = the_group(tool);
@@ -166,6 +225,14 @@ static int change_co(struct group_tool *tool, enum sl_group_admin_op op, const c
         printf("group %u: node %u is a %s already\n", group->id, member->node,
                op == SL_GROUP_PROMOTE ? "voter" : "learner");
         return 0;
+    }
+    if ((op == SL_GROUP_REMOVE || op == SL_GROUP_DEMOTE) && member->kind == SL_GROUP_VOTER &&
+        !leaves_majority_co(tool, group, &view, member->replica)) {
+        fprintf(stderr,
+                "%s: group %u: node %u was not %s: of the voters that would be left no majority is "
+                "there, and nobody could lead the group: bring them back, or remove those first\n",
+                tool->program, group->id, member->node, what);
+        return 1;
     }
     return tell(tool, group->id, member->node, what, change_members_co(tool, group, &admin));
 }
