@@ -37,6 +37,17 @@ static int by_group_id(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
+/* HOST:PORT, as programs listen and connect. */
+static bool is_address(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    unsigned port = 0;
+    const char *at = colon != NULL ? colon + 1 : "";
+    for (; *at >= '0' && *at <= '9' && port <= UINT16_MAX; at++)
+        port = 10 * port + (unsigned)(*at - '0');
+    return colon != NULL && colon != text && *at == '\0' && port >= 1 && port <= UINT16_MAX;
+}
+
 static int check_nodes(struct sl_cluster *cluster, const struct report *report)
 {
     if (cluster->node_count < 1 || cluster->node_count > SL_CLUSTER_NODES_MAX)
@@ -49,6 +60,11 @@ static int check_nodes(struct sl_cluster *cluster, const struct report *report)
             return contradiction(report, "a node has the id 0; ids begin at 1");
         if (node->address[0] == '\0')
             return contradiction(report, "node %u has no address", node->id);
+        if (!is_address(node->address))
+            return contradiction(report,
+                                 "node %u has the address '%s'; HOST:PORT is meant, such "
+                                 "as 10.0.0.1:7600",
+                                 node->id, node->address);
         if (i > 0 && cluster->nodes[i - 1].id == node->id)
             return contradiction(report, "node %u is there twice", node->id);
         for (unsigned j = 0; j < i; j++) {

@@ -166,6 +166,12 @@ static int parse_memory(struct sl_storage *storage, const char *spec, char *erro
                  spec);
         return -EINVAL;
     }
+    uint64_t there = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (bytes > there) {
+        snprintf(error, error_bytes, "--storage %s: this machine has %llu MiB of memory", spec,
+                 (unsigned long long)(there / SL_MIB));
+        return -ENOMEM;
+    }
     storage->in_memory = true;
     storage->backend = &sl_backend_mem;
     if (storage->config.size_bytes == 0)

@@ -272,6 +272,7 @@ def test_learners(programs):
         expect(given != lost, "a new disk has the lost replica's id")
         # Taken out with its disk whole: it comes back as what it was.
         group("remove", 3)
+        expect(cluster.status()[1][3]["role"] == "no member", "who was taken out looks like a member")
         journal.progress(40, HANG)
         text = group("promote", 3, status=1) # what the removed one believes does not count
         expect("no member of the group" in text, text)
@@ -315,7 +316,8 @@ def test_other_cluster(programs):
         cluster.run("disk", "format", "--segment", "4M", "--cluster", other, path)
         refused(world, cluster.serve(3, [path]), "another cluster")
         # A small disk's log takes no write of 1 MiB: the group stopped at the first one, with EINVAL at the client.
-        cluster.run("disk", "format", "--force", "--cluster", cluster.file, path)
+        text = cluster.run("disk", "format", "--force", "--cluster", cluster.file, path, status=1)
+        expect("--segment 4M" in text, text)
         refused(world, cluster.serve(3, [path]), "--segment 4M")
         target = world.serve("stranger", [world.target_program, "-d", LINK, "--cluster", other, "--node", "3", "--storage",
                                           f"store:{cluster.disk(3)}"])

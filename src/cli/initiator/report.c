@@ -123,12 +123,15 @@ static void print_tables(const struct initiator *initiator, const struct result 
     char size[32], capacity[32];
     sl_size_format(initiator->config.io_bytes, size, sizeof(size));
     sl_size_format(initiator->storage.capacity_bytes, capacity, sizeof(capacity));
-    printf("%s on volume '%s' (%s): %s, %s, depth %llu, %u cores, %llu%% reads\n\n",
+    char mixture[32] = "";
+    if (initiator->config.strategy < STRATEGY_READ_WRITE_VALIDITY)
+        snprintf(mixture, sizeof(mixture), ", %llu%% reads",
+                 (unsigned long long)initiator->config.read_percent);
+    printf("%s on volume '%s' (%s): %s, %s, depth %llu, %u cores%s\n\n",
            initiator->config.strategy_name,
            initiator->config.volume[0] != '\0' ? initiator->config.volume : "default", capacity,
            size, initiator->config.random ? "random" : "sequential",
-           (unsigned long long)initiator->config.depth, initiator->config.worker_count,
-           (unsigned long long)initiator->config.read_percent);
+           (unsigned long long)initiator->config.depth, initiator->config.worker_count, mixture);
     printf("core    duration   operations     GiB/s    MIOP/s  poll hit   latency (us)\n");
     printf("               s                                          %%       min      mean       "
            "p50       "

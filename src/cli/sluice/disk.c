@@ -176,6 +176,11 @@ static int format_co(struct disk_job *job)
                    sizeof(log));
     printf("%s: %u shard(s), %s for data, %s of log\n", job->path, info.shard_count, size, log);
     warn_of_holes(job);
+    if (job->cluster_file != NULL && info.entry_blocks_max < SL_ENTRY_BLOCKS_MAX)
+        return complain(job,
+                        "its log takes no writes of 1 MiB, which the targets of a cluster need: "
+                        "format it again with --force --segment 4M, or with fewer --shards",
+                        -EINVAL);
     return 0;
 }
 
