@@ -356,7 +356,8 @@ int sl_store_apply_co(struct sl_store_group *group, uint64_t index)
             group->applied_index++;
     }
     group->applying = false;
-    if (group->has_state && group->applied_index > before && sl_list_is_empty(&group->advanced))
+    if (group->has_state && !group->deleted && group->applied_index > before &&
+        sl_list_is_empty(&group->advanced))
         sl_list_append(&store->advanced, &group->advanced);
     sl_wait_queue_wake_one(&group->applied, 0);
     if (store_is_pressed(store))

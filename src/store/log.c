@@ -341,6 +341,7 @@ int sl_store_group_delete_co(struct sl_store_group *group)
     struct sl_store *store = group->store;
     struct sl_record record = {.head = {.kind = SL_RECORD_GROUP_DELETE, .group = group->id}};
     group->deleted = true;
+    sl_list_remove(&group->advanced);
     int error = wal_record_co(store, &record);
     group->deleted_generation = store->wal.head_generation;
     struct sl_list *node;

@@ -333,7 +333,8 @@ static int replay_record(struct sl_store *store, const struct sl_record *record,
         store_log_cut(group, record->head.index);
         return 0;
     case SL_RECORD_APPLIED:
-        group->committed_index = sl_max(group->committed_index, record->head.index);
+        if (!group->deleted)
+            group->committed_index = sl_max(group->committed_index, record->head.index);
         return 0;
     case SL_RECORD_GROUP_DELETE:
         group->deleted = true;

@@ -138,6 +138,8 @@ int sl_store_install(struct sl_store_group *group, uint64_t index, uint64_t term
         log->first = index + 1;
     }
     group->boundary_index = group->applied_index = group->apply_to = index;
+    /* The log must not say so: only the root that comes next makes it true. */
+    sl_list_remove(&group->advanced);
     group->boundary_term = term;
     group->faulty_first = group->faulty_last = 0;
     group->faulty_missing = false;

@@ -234,7 +234,7 @@ static int give_co(struct source *source, uint32_t chunk, uint16_t block, struct
     bool may_later = false;
     for (unsigned i = 0; i < config.count; i++) {
         const struct sl_raft_member *member = &config.members[i];
-        if (member->id == source->replica->id || member->id == source->to.id)
+        if (member->id == source->replica->id || member->node == source->to.node)
             continue;
         int error = sl_replica_repair_co(source->replica, chunk, block, 1, member->node, data);
         if (error == 0 || error == -ENOMEM)

@@ -461,6 +461,7 @@ static void a_state_that_is_known(void **state)
         assert_int_equal(copying(3, 8, 2), -EALREADY);
         assert_true(raft->commit.value == 8 && count(SL_RAFT_DO_COMMIT) == 1 - i);
     }
+    assert_int_equal(copying(3, 8, 0), -EALREADY); /* whatever its term */
     assert_int_equal(copying(3, 9, 2), 0);
     assert_int_equal(copying(3, 9, 2), 0); /* once begun it is finished */
     assert_true(raft->copying);

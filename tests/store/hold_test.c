@@ -476,6 +476,7 @@ static void applied_co(struct store_world *w)
     assert_int_equal(sl_store_apply_co(group, 3), 0); /* nothing is written any more */
     sl_store_group_status(group, &status);
     assert_int_equal(status.committed_index, 3);
+    assert_true(sl_store_entry_in_memory(group, 4) && !sl_store_entry_in_memory(group, 5));
     sl_sim_disk_crash(w->sim, NODE, DISK);
     world_close_co(w);
 }
@@ -500,6 +501,35 @@ static void test_applied(void **state)
     live(8, applied_co, applied_again_co, NULL);
 }
 
+/* A state is installed whose entry is another one than that which ends the log, and its root is
+ * not written: what the log says is what was applied of it. */
+static void installed_co(struct store_world *w)
+{
+    struct sl_store_group *group, *other;
+    world_open_groups_co(w, &group, &other);
+    assert_int_equal(sl_store_state_set(group, 0, "s", 2), 0);
+    world_append_all_co(w, group, 1, 4);
+    assert_int_equal(sl_store_apply_co(group, 2), 0);
+    assert_int_equal(sl_store_install(group, 4, 9, "t", 2), 0);
+    world_append_co(w, other, 1, 1, SL_ENTRY_WRITE, 500);
+    sl_sim_disk_crash(w->sim, NODE, DISK);
+    world_close_co(w);
+}
+
+static void installed_again_co(struct store_world *w)
+{
+    struct sl_store_group_status status;
+    assert_int_equal(world_open_co(w), 0);
+    sl_store_group_status(sl_store_group_find(w->store, 3), &status);
+    assert_true(status.last_index == 4 && status.last_term == 1 && status.committed_index <= 2);
+    world_close_co(w);
+}
+
+static void test_installed(void **state)
+{
+    live(8, installed_co, installed_again_co, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -507,7 +537,7 @@ int main(void)
         cmocka_unit_test(test_moved),        cmocka_unit_test(test_moved_damaged),
         cmocka_unit_test(test_moved_cut),    cmocka_unit_test(test_deleted),
         cmocka_unit_test(test_stopped_full), cmocka_unit_test(test_long_batch),
-        cmocka_unit_test(test_applied),
+        cmocka_unit_test(test_applied),      cmocka_unit_test(test_installed),
     };
     sl_log_set_level(getenv("VERBOSE") != NULL ? SL_LOG_INFO : SL_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,21 +94,25 @@ static int create_one_co(struct group_tool *tool, const struct sl_cluster_group 
         admin.members[i] = (struct sl_group_member){group->replicas[i].replica,
                                                     group->replicas[i].node, SL_GROUP_VOTER};
     int status = found.status;
-    for (unsigned i = 0; found.status == 0 && i < group->replica_count; i++) {
+    for (unsigned i = 0; status == 0 && i < group->replica_count; i++) {
         admin.node = group->replicas[i].node;
         admin.replica = group->replicas[i].replica;
         if (has[index_of(tool, admin.node)]) {
             printf("group %u: node %u has it already\n", group->id, admin.node);
-        } else if (found.has_run) {
+            continue;
+        }
+        /* -EEXIST: there is one, and it is not served. */
+        int error =
+            found.has_run ? -EEXIST : group_ask_co(tool, index_of(tool, admin.node), &admin, NULL);
+        if (error == -EEXIST) {
             fprintf(stderr,
-                    "%s: group %u: node %u was not made ready: the group runs, and this node has "
-                    "no replica of it (any more): `sluice group remove --group %u --node %u`, if "
-                    "it is a member, then `add-learner` and `promote`\n",
+                    "%s: group %u: node %u was not made ready: the group has run, and this node "
+                    "serves no replica of it (any more): `sluice group remove --group %u --node "
+                    "%u`, if it is a member, then `add-learner` and `promote`\n",
                     tool->program, group->id, admin.node, group->id, admin.node);
             status = 1;
         } else {
-            int error = group_ask_co(tool, index_of(tool, admin.node), &admin, NULL);
-            status |= tell(tool, group->id, admin.node, "made ready", error);
+            status = tell(tool, group->id, admin.node, "made ready", error);
         }
     }
     return status;
@@ -203,8 +207,9 @@ static bool leaves_majority_co(struct group_tool *tool, const struct sl_cluster_
         if (member->kind != SL_GROUP_VOTER || member->replica == leaver)
             continue;
         voters++;
-        there += group_ask_co(tool, index_of(tool, member->node), &status, &answer) == 0 &&
-                 answer.reply.replica == member->replica;
+        unsigned index = index_of(tool, member->node);
+        there += index != UINT32_MAX && group_ask_co(tool, index, &status, &answer) == 0 &&
+                 answer.reply.replica == member->replica && (answer.flags & SL_GROUP_COPYING) == 0;
     }
     return voters == 0 || there > voters / 2; /* none at all: the leader refuses that */
 }
