@@ -81,7 +81,6 @@ struct disk_op {
     struct sl_raft_replica vote;
     struct entry *entries; /* WRITE */
     struct snapshot *snapshot;
-    bool keep_tail; /* INSTALL */
     bool mark_void; /* SNAPSHOT: the resync whose mark is there did not begin */
     bool fails;
     struct disk_op *next;

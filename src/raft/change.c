@@ -177,7 +177,7 @@ int sl_raft_on_copied(struct sl_raft *raft, const struct sl_raft_event *event)
         return -EINVAL;
     bool fits = index.value >= raft->log.boundary.value && index.value <= raft->log.last.value &&
                 sl_term_equal(sl_raft_log_term(&raft->log, index), event->copied.term);
-    if (fits) { /* it was started with the mark of a resync that had not begun */
+    if (fits) { /* who starts with a mark that its log has overtaken loses nothing */
         sl_raft_log_compact(&raft->log, index);
     } else {
         SL_RAFT_COVER(COPIED_DROPS_LOG);

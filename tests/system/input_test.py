@@ -63,6 +63,8 @@ def test_storage(programs):
         refused([*target, world.directory], 1, "a directory")
         refused([*target, "/dev/null"], 1, "neither a file nor a block device")
         refused([*target, "mem:0"], 1, "mem:0")
+        more = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+        refused([*target, f"mem:{more}M"], 1, "this machine has")
         refused([*target, "mem:100000G"], 1, "memory")
         refused([*target, f"file:{path}", "--size", "2M"], 1, str(MIB), str(2 * MIB))
         os.chmod(path, 0o400)

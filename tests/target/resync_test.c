@@ -349,17 +349,24 @@ static void expect_tenth_co(struct cluster_world *world)
     client_expect_co(world, BLOCK + SL_REGION_BLOCKS, COUNT, VALUE + 10);
 }
 
+/* The leader and `marked` are there. Answers who has lost its power. */
+static unsigned open_without_third(struct cluster_world *world, uint64_t seed)
+{
+    world_open(world, seed, 3);
+    world_run(world, make_co);
+    marked = world->leader % 3 + 1;
+    unsigned third = 6 - marked - world->leader;
+    node_end(world, third, true);
+    return third;
+}
+
 /* A resync is begun, its mark durable, when the entries come after all; then the power goes. The
  * source does not come back, and the third one has older entries: nobody led, for who copies does
  * not, and has more than who asks for its vote. */
 static void mark_is_outrun(void **state)
 {
     struct cluster_world world;
-    world_open(&world, 14, 3);
-    world_run(&world, make_co);
-    marked = world.leader % 3 + 1;
-    unsigned third = 6 - marked - world.leader;
-    node_end(&world, third, true);
+    unsigned third = open_without_third(&world, 14);
     node_run(&world, marked, stop_applying_co);
     world_run(&world, write_ten_co);
     node_run(&world, marked, mark_co);
@@ -426,11 +433,7 @@ static void send_offer_co(struct cluster_world *world, unsigned number)
 static void state_is_in_the_log(void **state)
 {
     struct cluster_world world;
-    world_open(&world, 15, 3);
-    world_run(&world, make_co);
-    marked = world.leader % 3 + 1;
-    unsigned third = 6 - marked - world.leader;
-    node_end(&world, third, true);
+    unsigned third = open_without_third(&world, 15);
     node_run(&world, marked, hold_applier_co);
     world_run(&world, write_ten_co);
     node_run(&world, world.leader, send_offer_co);
